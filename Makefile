@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# kvm_throttle: everything starts here; `make help` lists what can be made.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+SUITE ?= trixie
+export SUITE
+
+KBUILD = $(MAKE) -C $(KDIR) M=$(CURDIR)
+
+.PHONY: all modules
+all: modules			## the module, for the running kernel or KDIR
+modules:
+	$(KBUILD) modules
+
+.PHONY: tools
+tools:				## the kvm-throttle command
+	$(MAKE) -C tools
+
+.PHONY: selftests
+selftests:			## the kselftests (KSRC: a kernel source tree)
+	$(MAKE) -C selftests
+
+.PHONY: install
+install: modules		## install the module, and the command if it was made
+	$(KBUILD) INSTALL_MOD_DIR=updates modules_install
+	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
+
+.PHONY: clean
+clean:				## remove what was made, but for the VM's roots
+	$(KBUILD) clean
+	$(MAKE) -C tools clean
+	$(MAKE) -C selftests clean
+
+.PHONY: vm
+vm:
+	vm/vm build
+
+.PHONY: check
+check: vm			## all tests, in the VM: ends in N passed, N failed
+	vm/check
+
+.PHONY: demo
+demo: vm			## the seed's accuracy table, with a Linux guest in the VM
+	vm/demo
+
+.PHONY: help
+help:				## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\t\1\t/p' Makefile | expand -t 8,24

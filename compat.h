@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * kvm_throttle: what differs between the kernels that it is built for.
+ *
+ * The rest of the module is written for the newest kernel.
+ */
+#ifndef _KVM_THROTTLE_COMPAT_H
+#define _KVM_THROTTLE_COMPAT_H
+
+#include <linux/hrtimer.h>
+#include <linux/kvm_host.h>
+#include <linux/pid.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/task_work.h>
+#include <linux/version.h>
+
+/*
+ * task_work_add() is exported by distributions, not upstream.  Kbuild looks for
+ * it in the kernel's Module.symvers.
+ */
+#ifdef KVT_TASK_WORK_ADD_EXPORTED
+
+static inline int kvt_task_work_init(void)
+{
+	return 0;
+}
+
+static inline int kvt_task_work_add(struct task_struct *task,
+				    struct callback_head *work)
+{
+	return task_work_add(task, work, TWA_RESUME);
+}
+
+#else
+
+#include <linux/kprobes.h>
+#include <linux/static_call.h>
+
+#ifdef CONFIG_X86
+#include <asm/ibt.h>
+#else
+#define ENDBR_INSN_SIZE	0
+#endif
+
+static int kvt_no_task_work_add(struct task_struct *task,
+				struct callback_head *work,
+				enum task_work_notify_mode notify)
+{
+	return -ESRCH;
+}
+
+/* A direct call, which neither IBT nor kCFI has to check. */
+DEFINE_STATIC_CALL(kvt_task_work_add_call, kvt_no_task_work_add);
+
+/* Registering a kprobe is the one way left to ask for a symbol's address. */
+static inline int kvt_task_work_init(void)
+{
+	struct kprobe probe = { .symbol_name = "task_work_add" };
+	void *address;
+	int r;
+
+	r = register_kprobe(&probe);
+	if (r)
+		return r;
+	/* The probe sits behind the ENDBR that the function starts with. */
+	address = (void *)((unsigned long)probe.addr - ENDBR_INSN_SIZE);
+	unregister_kprobe(&probe);
+	static_call_update(kvt_task_work_add_call, address);
+	return 0;
+}
+
+static inline int kvt_task_work_add(struct task_struct *task,
+				    struct callback_head *work)
+{
+	return static_call(kvt_task_work_add_call)(task, work, TWA_RESUME);
+}
+
+#endif /* KVT_TASK_WORK_ADD_EXPORTED */
+
+/* hrtimer_setup() came with 6.13. */
+static inline void
+kvt_hrtimer_setup(struct hrtimer *timer,
+		  enum hrtimer_restart (*function)(struct hrtimer *),
+		  clockid_t clock, enum hrtimer_mode mode)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	hrtimer_setup(timer, function, clock, mode);
+#else
+	hrtimer_init(timer, clock, mode);
+	timer->function = function;
+#endif
+}
+
+/* vcpu->pid is under a lock of its own since 6.13, under RCU before. */
+static inline struct task_struct *kvt_vcpu_get_task(struct kvm_vcpu *vcpu)
+{
+	struct task_struct *task;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	read_lock(&vcpu->pid_lock);
+	task = get_pid_task(vcpu->pid, PIDTYPE_PID);
+	read_unlock(&vcpu->pid_lock);
+#else
+	rcu_read_lock();
+	task = get_pid_task(rcu_dereference(vcpu->pid), PIDTYPE_PID);
+	rcu_read_unlock();
+#endif
+	return task;
+}
+
+/* Is @task the thread that ran @vcpu last? */
+static inline bool kvt_vcpu_in_task(const struct kvm_vcpu *vcpu,
+				    struct task_struct *task)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+	return READ_ONCE(vcpu->pid) == task_pid(task);
+#else
+	return rcu_access_pointer(vcpu->pid) == task_pid(task);
+#endif
+}
+
+/* Does a CPU run @task? */
+static inline bool kvt_task_on_cpu(const struct task_struct *task)
+{
+#ifdef CONFIG_SMP
+	return READ_ONCE(task->on_cpu);
+#else
+	return task == current;
+#endif
+}
+
+#endif /* _KVM_THROTTLE_COMPAT_H */
