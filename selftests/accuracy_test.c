@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Does a throttled guest slow down by the percentage that was asked for?
+ *
+ * The guest counts its own work.  The actual throttle is by how much that count
+ * is lower than it was at full speed, per second, on the same vCPUs.
+ *
+ * In the deterministic VM (KVM_THROTTLE_EXACT=1 in the environment) virtual
+ * time counts instructions, and the bounds are tight.  Elsewhere the speed of
+ * the guest depends on what else the machine does; there, what is judged is
+ * the share of the time that each vCPU was kept out of the guest, as the module
+ * counts it, with wider bounds.
+ */
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+
+#include "kselftest.h"
+#include "throttle_util.h"
+
+/* Bounds in hundredths of a percentage point. */
+#define ONE_VCPU_BOUND		5
+#define MANY_VCPUS_BOUND	25
+#define SHARE_BOUND		100
+
+#define STALL_BOUND_NS		20000000
+#define SPREAD_BOUND		0.005
+#define IDLE_COST_BOUND		0.0005
+
+#define MANY_VCPUS		22
+
+/* Long enough for an error of a microsecond a window to show. */
+#define MEASURE_NS		2000000000ULL
+
+static const u32 seed_targets[] = {
+	2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 9900,
+};
+
+static const u32 more_targets[] = { 50, 500, 9500, 9990 };
+
+static bool exact;
+
+/**
+ * struct measure - what was measured over some time
+ * @speed: units of work per second
+ * @share: share of the time that the vCPUs were kept out, on average
+ * @spread: how far the vCPUs are apart in that, over the average
+ * @gap_ns: longest stall that the guest saw
+ * @starved: vCPUs that did nothing
+ */
+struct measure {
+	double speed;
+	double share;
+	double spread;
+	double gap_ns;
+	int starved;
+};
+
+static void measure(struct guest *g, int fd, struct measure *m)
+{
+	struct kvm_throttle_vcpu_state before[GUEST_VCPUS_MAX], after[GUEST_VCPUS_MAX];
+	double low = 1, high = 0, sum = 0;
+	u64 start, end, work, period_ns, worked[GUEST_VCPUS_MAX];
+	int i;
+
+	*m = (struct measure) {};
+	/* Settle, then measure whole periods: where they start doesn't matter. */
+	sleep_ns(MEASURE_NS / 10);
+	throttle_get(fd, before, g->nr_vcpus, &period_ns);
+	for (i = 0; i < g->nr_vcpus; i++) {
+		g->reports[i].gap_cycles = 0;
+		worked[i] = g->reports[i].work;
+	}
+	if (!period_ns)
+		period_ns = 1;
+	work = guest_work(g);
+	start = now_ns();
+	sleep_until_ns(start + (MEASURE_NS + period_ns - 1) / period_ns * period_ns);
+	work = guest_work(g) - work;
+	end = now_ns();
+	throttle_get(fd, after, g->nr_vcpus, NULL);
+
+	m->speed = work * 1e9 / (end - start);
+	for (i = 0; i < g->nr_vcpus; i++) {
+		double elapsed = after[i].elapsed_ns - before[i].elapsed_ns;
+		double share = 0;
+
+		if (elapsed)
+			share = (after[i].throttled_ns - before[i].throttled_ns) / elapsed;
+		sum += share;
+		m->starved += g->reports[i].work == worked[i];
+		low = min(low, share);
+		high = max(high, share);
+		m->gap_ns = max(m->gap_ns, g->reports[i].gap_cycles * 1e6 / g->tsc_khz);
+	}
+	m->share = sum / g->nr_vcpus;
+	if (sum)
+		m->spread = (high - low) / m->share;
+}
+
+static void test_target(struct guest *g, int fd, const struct measure *full,
+			u32 target, int bound)
+{
+	struct measure m;
+	double actual;
+
+	TEST_ASSERT(!throttle_set(fd, target, 0), "KVM_SET_THROTTLE");
+	measure(g, fd, &m);
+	actual = exact ? 1 - m.speed / full->speed : m.share;
+	ksft_test_result(fabs(actual * 10000 - target) <= bound,
+			 "%d vCPUs, target %.2f: actual %.3f, held %.3f, spread %.3f %%, stall %.3f ms, error %+.3f of %.2f\n",
+			 g->nr_vcpus, target / 100.0, actual * 100, m.share * 100,
+			 m.spread * 100, m.gap_ns / 1e6,
+			 actual * 100 - target / 100.0, bound / 100.0);
+	if (g->nr_vcpus == 1 && target == 9900)
+		ksft_test_result(!exact || m.gap_ns <= STALL_BOUND_NS,
+				 "longest stall at 99 %%: %.3f ms\n", m.gap_ns / 1e6);
+	if (g->nr_vcpus > 1) {
+		ksft_test_result(!exact || m.spread <= SPREAD_BOUND,
+				 "spread between the vCPUs: %.3f %%\n", m.spread * 100);
+		ksft_test_result(!m.starved, "vCPUs that never ran: %d\n", m.starved);
+	}
+}
+
+static void test_targets(int nr_vcpus, int bound)
+{
+	struct measure full;
+	struct guest guest;
+	int fd, i;
+
+	if (!exact)
+		bound = SHARE_BOUND;
+
+	guest_create(&guest, GUEST_WORK, nr_vcpus);
+	fd = throttle_attach(guest.vm->fd);
+	TEST_ASSERT(fd >= 0, "KVM_THROTTLE_ATTACH: %d", fd);
+	measure(&guest, fd, &full);
+	ksft_print_msg("%d vCPUs at full speed: %.0f units/s, stall %.3f ms\n",
+		       nr_vcpus, full.speed, full.gap_ns / 1e6);
+
+	for (i = 0; i < ARRAY_SIZE(seed_targets); i++)
+		test_target(&guest, fd, &full, seed_targets[i], bound);
+	for (i = 0; nr_vcpus == 1 && i < ARRAY_SIZE(more_targets); i++)
+		test_target(&guest, fd, &full, more_targets[i], bound);
+
+	close(fd);
+	guest_destroy(&guest);
+}
+
+/* Work per second of a guest that nobody throttles. */
+static double free_speed(void)
+{
+	struct guest guest;
+	u64 start, work;
+
+	guest_create(&guest, GUEST_WORK, 1);
+	sleep_ns(MEASURE_NS / 10);
+	work = guest_work(&guest);
+	start = now_ns();
+	sleep_until_ns(start + MEASURE_NS);
+	work = guest_work(&guest) - work;
+	guest_destroy(&guest);
+	return work * 1e9 / MEASURE_NS;
+}
+
+static void test_idle_cost(void)
+{
+	double loaded, unloaded;
+
+	loaded = free_speed();
+	if (!exact || system("modprobe -r kvm_throttle")) {
+		ksft_test_result_skip("cost when not throttling: needs the deterministic VM, and modprobe\n");
+		return;
+	}
+	unloaded = free_speed();
+	TEST_ASSERT(!system("modprobe kvm_throttle"), "modprobe");
+	ksft_test_result(fabs(loaded / unloaded - 1) <= IDLE_COST_BOUND,
+			 "speed with the module loaded, over not loaded: %.5f\n",
+			 loaded / unloaded);
+}
+
+/* The vCPUs share a CPU with the test, which must be on time nevertheless. */
+static void share_cpu_0(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	cpu_set_t cpu_0;
+
+	CPU_ZERO(&cpu_0);
+	CPU_SET(0, &cpu_0);
+	TEST_ASSERT(!sched_setaffinity(0, sizeof(cpu_0), &cpu_0), "sched_setaffinity");
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
+		    "sched_setscheduler");
+}
+
+int main(void)
+{
+	const char *missing = throttle_missing();
+
+	ksft_print_header();
+	if (missing)
+		ksft_exit_skip("%s\n", missing);
+
+	exact = getenv("KVM_THROTTLE_EXACT");
+	ksft_set_plan(ARRAY_SIZE(seed_targets) * 4 + ARRAY_SIZE(more_targets) + 2);
+	share_cpu_0();
+	test_idle_cost();
+	test_targets(1, ONE_VCPU_BOUND);
+	test_targets(MANY_VCPUS, MANY_VCPUS_BOUND);
+	ksft_finished();
+}

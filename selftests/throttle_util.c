@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What kvm_throttle's selftests share (see throttle_util.h).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+
+#include "throttle_util.h"
+#include "processor.h"
+
+/* A port that nobody has a device for: KVM exits to user space. */
+#define GUEST_PORT	0x510
+
+/* Loops of a unit of work. */
+#define UNIT_LOOPS	100
+
+/* In guest memory; the test sees it through guest::reports. */
+static struct guest_report guest_reports[GUEST_VCPUS_MAX];
+
+u64 now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+void sleep_until_ns(u64 ns)
+{
+	struct timespec ts = {
+		.tv_sec = ns / 1000000000,
+		.tv_nsec = ns % 1000000000,
+	};
+
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL))
+		;
+}
+
+void sleep_ns(u64 ns)
+{
+	sleep_until_ns(now_ns() + ns);
+}
+
+const char *throttle_missing(void)
+{
+	int fd;
+
+	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return "/dev/kvm can't be opened: load kvm_intel or kvm_amd, and run as root";
+	close(fd);
+	fd = open("/dev/kvm_throttle", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return "/dev/kvm_throttle can't be opened: modprobe kvm_throttle, and run as root";
+	close(fd);
+	return NULL;
+}
+
+int throttle_attach(int vm_fd)
+{
+	struct kvm_throttle_attach attach = { .vm_fd = vm_fd };
+	int dev = open("/dev/kvm_throttle", O_RDWR | O_CLOEXEC);
+	int fd = -1;
+
+	if (dev >= 0) {
+		fd = ioctl(dev, KVM_THROTTLE_ATTACH, &attach);
+		if (fd < 0)
+			fd = -errno;
+		close(dev);
+	}
+	return fd;
+}
+
+static int throttle_ioctl(int fd, struct kvm_throttle *set)
+{
+	return ioctl(fd, KVM_SET_THROTTLE, set) ? -errno : 0;
+}
+
+int throttle_set(int fd, u32 percent_x100, u64 period_ns)
+{
+	struct kvm_throttle set = {
+		.percent_x100 = percent_x100,
+		.period_ns = period_ns,
+	};
+
+	return throttle_ioctl(fd, &set);
+}
+
+int throttle_set_vcpu(int fd, u32 vcpu_id, u32 percent_x100)
+{
+	struct kvm_throttle set = {
+		.flags = KVM_THROTTLE_VCPU,
+		.vcpu_id = vcpu_id,
+		.percent_x100 = percent_x100,
+	};
+
+	return throttle_ioctl(fd, &set);
+}
+
+int throttle_get(int fd, struct kvm_throttle_vcpu_state *states, u32 nr,
+		 u64 *period_ns)
+{
+	struct kvm_throttle_state get = {
+		.nr_vcpus = states ? nr : 0,
+		.vcpu_size = states ? sizeof(*states) : 0,
+		.vcpus = (uintptr_t)states,
+	};
+
+	if (ioctl(fd, KVM_GET_THROTTLE, &get))
+		return -errno;
+	if (period_ns)
+		*period_ns = get.period_ns;
+	return get.nr_vcpus;
+}
+
+static u64 guest_unit(u64 i, u64 last)
+{
+	u64 now, loop;
+
+	for (loop = 0; loop < UNIT_LOOPS; loop++)
+		barrier();
+	WRITE_ONCE(guest_reports[i].work, guest_reports[i].work + 1);
+	now = rdtsc();
+	if (now - last > READ_ONCE(guest_reports[i].gap_cycles))
+		WRITE_ONCE(guest_reports[i].gap_cycles, now - last);
+	return now;
+}
+
+static void guest_code(u64 i, u64 kind)
+{
+	u64 last = rdtsc();
+
+	for (;;) {
+		if (kind == GUEST_HALT)
+			asm volatile("hlt");
+		if (kind == GUEST_IO) {
+			asm volatile("outb %%al, %w0" :: "d"(GUEST_PORT), "a"(0));
+			guest_reports[i].exits++;
+		}
+		last = guest_unit(i, last);
+	}
+}
+
+/* Its only purpose is to end KVM_RUN. */
+static void stop_signal(int sig)
+{
+}
+
+struct vcpu_thread {
+	struct guest *guest;
+	struct kvm_vcpu *vcpu;
+};
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu_thread thread = *(struct vcpu_thread *)arg;
+	struct kvm_run *run = thread.vcpu->run;
+	int loop, r;
+
+	free(arg);
+	for (;;) {
+		r = __vcpu_run(thread.vcpu);
+		if (r) {
+			TEST_ASSERT(errno == EINTR, "KVM_RUN: errno %d", errno);
+			if (run->immediate_exit)
+				return NULL;
+			continue;
+		}
+		TEST_ASSERT(run->exit_reason == KVM_EXIT_IO,
+			    "exit reason %u", run->exit_reason);
+		for (loop = 0; loop < thread.guest->slow_exits * 1000; loop++)
+			barrier();
+	}
+}
+
+void guest_start(struct guest *g, int i)
+{
+	struct vcpu_thread *arg = malloc(sizeof(*arg));
+
+	TEST_ASSERT(arg, "out of memory");
+	arg->guest = g;
+	arg->vcpu = g->vcpus[i];
+	arg->vcpu->run->immediate_exit = 0;
+	TEST_ASSERT(!pthread_create(&g->threads[i], NULL, vcpu_thread, arg),
+		    "pthread_create");
+}
+
+void guest_stop(struct guest *g, int i)
+{
+	g->vcpus[i]->run->immediate_exit = 1;
+	pthread_kill(g->threads[i], SIGUSR1);
+	pthread_join(g->threads[i], NULL);
+}
+
+static void guest_setup_vcpu(struct guest *g, int i, enum guest_kind kind)
+{
+	vcpu_args_set(g->vcpus[i], 2, (u64)i, (u64)kind);
+	guest_start(g, i);
+}
+
+void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus)
+{
+	struct sigaction action = { .sa_handler = stop_signal };
+	int i;
+
+	sigaction(SIGUSR1, &action, NULL);
+	g->nr_vcpus = nr_vcpus;
+	g->slow_exits = 0;
+	g->vm = vm_create_with_vcpus(nr_vcpus, guest_code, g->vcpus);
+	g->reports = addr_gva2hva(g->vm, (uintptr_t)guest_reports);
+	/* Not to be asked for while a vCPU runs: KVM_RUN holds its mutex. */
+	g->tsc_khz = __vcpu_ioctl(g->vcpus[0], KVM_GET_TSC_KHZ, NULL);
+	for (i = 0; i < nr_vcpus; i++)
+		guest_setup_vcpu(g, i, kind);
+}
+
+void guest_add_vcpu(struct guest *g, enum guest_kind kind)
+{
+	int i = g->nr_vcpus++;
+
+	g->vcpus[i] = vm_vcpu_add(g->vm, i, guest_code);
+	guest_setup_vcpu(g, i, kind);
+}
+
+void guest_destroy(struct guest *g)
+{
+	int i;
+
+	for (i = 0; i < g->nr_vcpus; i++)
+		guest_stop(g, i);
+	kvm_vm_free(g->vm);
+}
+
+u64 guest_work(const struct guest *g)
+{
+	u64 work = 0;
+	int i;
+
+	for (i = 0; i < g->nr_vcpus; i++)
+		work += g->reports[i].work;
+	return work;
+}

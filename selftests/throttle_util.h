@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What kvm_throttle's selftests share: the device, and guests that run by
+ * themselves in threads of the test.
+ */
+#ifndef SELFTEST_THROTTLE_UTIL_H
+#define SELFTEST_THROTTLE_UTIL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "kvm_util.h"
+#include "test_util.h"
+#include <linux/kvm_throttle.h>
+
+#define GUEST_VCPUS_MAX	64
+
+/**
+ * struct guest_report - what a vCPU of the guest tells about itself
+ * @work: units of work done
+ * @gap_cycles: longest time between two units, in TSC cycles; the test may
+ *	clear it
+ * @exits: exits to user space that it made
+ */
+struct guest_report {
+	u64 work;
+	u64 gap_cycles;
+	u64 exits;
+} __aligned(64);
+
+/**
+ * struct guest - a VM whose vCPUs run, each in a thread of its own
+ * @vm: the VM
+ * @nr_vcpus: how many of the following there are
+ * @vcpus: the vCPUs
+ * @threads: the threads that run them
+ * @reports: where the test sees the guest's reports
+ * @tsc_khz: what guest_report::gap_cycles is counted in
+ * @slow_exits: thousands of loops that a thread works at each exit of the guest
+ */
+struct guest {
+	struct kvm_vm *vm;
+	int nr_vcpus;
+	struct kvm_vcpu *vcpus[GUEST_VCPUS_MAX];
+	pthread_t threads[GUEST_VCPUS_MAX];
+	volatile struct guest_report *reports;
+	u64 tsc_khz;
+	int slow_exits;
+};
+
+enum guest_kind {
+	GUEST_WORK,	/* works, and never leaves guest mode by itself */
+	GUEST_IO,	/* exits to user space all the time */
+	GUEST_HALT,	/* halts; nothing wakes it but the test */
+};
+
+/**
+ * throttle_missing() - can these tests run here?
+ *
+ * Return: NULL if so, otherwise the reason why not.
+ */
+const char *throttle_missing(void);
+
+/**
+ * throttle_attach() - attach to a VM
+ * @vm_fd: the VM
+ *
+ * Return: a throttle fd, or -errno.
+ */
+int throttle_attach(int vm_fd);
+
+/**
+ * throttle_set() - set the throttle of a VM
+ * @fd: throttle fd
+ * @percent_x100: hundredths of a percent
+ * @period_ns: period, or 0
+ *
+ * Return: 0 or -errno.
+ */
+int throttle_set(int fd, u32 percent_x100, u64 period_ns);
+
+/**
+ * throttle_set_vcpu() - set the throttle of one vCPU
+ * @fd: throttle fd
+ * @vcpu_id: its id
+ * @percent_x100: hundredths of a percent
+ *
+ * Return: 0 or -errno.
+ */
+int throttle_set_vcpu(int fd, u32 vcpu_id, u32 percent_x100);
+
+/**
+ * throttle_get() - ask for what is in force, and what happened
+ * @fd: throttle fd
+ * @states: one for each vCPU, or NULL
+ * @nr: how many there is room for
+ * @period_ns: the VM's period, or NULL
+ *
+ * Return: how many vCPUs the VM has, or -errno.
+ */
+int throttle_get(int fd, struct kvm_throttle_vcpu_state *states, u32 nr,
+		 u64 *period_ns);
+
+/**
+ * guest_create() - make a VM with vCPUs, and run them
+ * @g: result
+ * @kind: what the guest does
+ * @nr_vcpus: with how many vCPUs, up to GUEST_VCPUS_MAX
+ */
+void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus);
+
+/**
+ * guest_add_vcpu() - add a vCPU to a running guest, and run it
+ * @g: the guest
+ * @kind: what the vCPU does
+ */
+void guest_add_vcpu(struct guest *g, enum guest_kind kind);
+
+/**
+ * guest_start() - run a vCPU in a new thread
+ * @g: the guest
+ * @i: index of the vCPU, whose thread has been stopped
+ */
+void guest_start(struct guest *g, int i);
+
+/**
+ * guest_stop() - end a vCPU's thread
+ * @g: the guest
+ * @i: index of the vCPU
+ *
+ * The thread leaves KVM_RUN by a signal, as a VMM does it.
+ */
+void guest_stop(struct guest *g, int i);
+
+/**
+ * guest_destroy() - stop the guest and free the VM
+ * @g: the guest
+ */
+void guest_destroy(struct guest *g);
+
+/**
+ * guest_work() - how much has the guest done?
+ * @g: the guest
+ *
+ * Return: the sum over its vCPUs.
+ */
+u64 guest_work(const struct guest *g);
+
+/* CLOCK_MONOTONIC in nanoseconds. */
+u64 now_ns(void);
+
+/* Sleep until now_ns() is @ns. */
+void sleep_until_ns(u64 ns);
+
+/* Sleep for @ns. */
+void sleep_ns(u64 ns);
+
+#endif /* SELFTEST_THROTTLE_UTIL_H */
