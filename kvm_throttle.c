@@ -291,7 +291,7 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 		/* The guest has stopped on time if this is what is usual. */
 		due = v->charge_ns + v->exit_ns;
 		if (kvt_task_on_cpu(v->task) && now > due)
-			kvt_charge(&v->grid, &v->clock, now - due);
+			kvt_charge(&v->grid, &v->clock, due, now);
 		v->fired_ns = task_is_running(v->task) ?
 			      max(v->charge_ns, now - v->exit_ns) : 0;
 		kvm_throttle_queue(v);

@@ -6,6 +6,9 @@
  * selftests/window_test.c can compile it as it is and try its corners without
  * a VM.  How the module uses it is told at the top of kvm_throttle.c.
  *
+ * The loop is closed: the long-run share is exact while windows start and end
+ * late by less than a period, and by less than what KVT_REPAY_WINDOWS repay.
+ *
  * All times are nanoseconds on the VM's grid, that is, since its epoch: a grid
  * that starts at 0 can't wrap.
  */
@@ -62,14 +65,15 @@ struct kvt_cpu {
  * struct kvt_clock - a vCPU's place on its grid
  * @window: window that @close_ns belongs to, KVT_NO_WINDOW before the first
  * @open_ns: the vCPU stays out of the guest until then
- * @close_ns: end of the run window
- * @balance_ns: run time that the vCPU is owed, or owes if it is negative
+ * @close_ns: end of the run window; past the end of the period if the vCPU is
+ *	owed more than is left of that
+ * @debt_ns: run time that the vCPU has had too much
  */
 struct kvt_clock {
 	u64 window;
 	u64 open_ns;
 	u64 close_ns;
-	s64 balance_ns;
+	u64 debt_ns;
 };
 
 /**
@@ -131,24 +135,7 @@ static inline void kvt_clock_init(struct kvt_clock *c)
 	c->window = KVT_NO_WINDOW;
 	c->open_ns = 0;
 	c->close_ns = 0;
-	c->balance_ns = 0;
-}
-
-/**
- * kvt_charge() - a vCPU ran when it should have slept
- * @g: the vCPU's grid
- * @c: the vCPU's clock
- * @ns: for how long
- *
- * Later windows are shorter or fewer for it.  The debt is bounded, so that no
- * vCPU starves.
- */
-static inline void kvt_charge(const struct kvt_grid *g, struct kvt_clock *c,
-			      u64 ns)
-{
-	s64 most = g->run_ns * KVT_REPAY_WINDOWS;
-
-	c->balance_ns = max(c->balance_ns - (s64)min(ns, 2 * (u64)most), -most);
+	c->debt_ns = 0;
 }
 
 /* Time in sleep windows before @t, if all of them were on time. */
@@ -178,6 +165,39 @@ static inline u64 kvt_held_ns(const struct kvt_grid *g, u64 from, u64 to)
 	if (to <= end)
 		return to - from;
 	return end - from + kvt_sleep_before(g, to) - kvt_sleep_before(g, end);
+}
+
+/* Does the run window end in a later period than the one it began in? */
+static inline bool kvt_runs_on(const struct kvt_grid *g,
+			       const struct kvt_clock *c)
+{
+	return c->window != KVT_NO_WINDOW &&
+	       c->close_ns > (c->window + 1) * g->period_ns;
+}
+
+/**
+ * kvt_charge() - a vCPU ran when it should have slept
+ * @g: the vCPU's grid
+ * @c: the vCPU's clock
+ * @from: since when, which is when its window closed or later
+ * @to: until when
+ *
+ * Later windows are shorter or fewer for it.  The debt is bounded, so that no
+ * vCPU starves.
+ */
+static inline void kvt_charge(const struct kvt_grid *g, struct kvt_clock *c,
+			      u64 from, u64 to)
+{
+	u64 most = g->run_ns * KVT_REPAY_WINDOWS;
+	u64 ns;
+
+	/* What it was owed took it into the next run window. */
+	if (kvt_runs_on(g, c))
+		return;
+
+	/* If a new window has opened meanwhile, it was entitled to that. */
+	ns = to < c->open_ns ? to - from : kvt_held_ns(g, from, to);
+	c->debt_ns = min(c->debt_ns + min(ns, most), most);
 }
 
 /*
@@ -216,22 +236,26 @@ static inline void kvt_open(const struct kvt_grid *g, struct kvt_clock *c,
 			    struct kvt_late *late)
 {
 	u64 start = n * g->period_ns;
-	u64 end = start + g->period_ns;
-	s64 most = g->run_ns * KVT_REPAY_WINDOWS;
-	u64 owed;
-	s64 repay;
+	u64 owed, repay;
 
-	c->window = n;
-	if (cpu->window == n && cpu->window != KVT_NO_WINDOW) {
+	if (cpu->window == n) {
 		c->close_ns = cpu->close_ns;
 	} else if (late->slept) {
 		owed = kvt_owed(g, c, cpu, n);
 		late->held_ns = owed - g->run_ns;
 		c->close_ns = t + late->entry_ns + owed;
 		c->close_ns -= min(late->waited_ns, c->close_ns - start);
+	} else if (kvt_runs_on(g, c)) {
+		/* It was owed the time until now, so this window is still due. */
+		c->close_ns = min(c->close_ns + (n - c->window) * g->run_ns,
+				  t + g->run_ns * KVT_REPAY_WINDOWS);
+		c->window = n;
+		if (t > c->close_ns)
+			kvt_charge(g, c, c->close_ns, t);
 	} else {
 		c->close_ns = start + g->run_ns;
 	}
+	c->window = n;
 	if (t >= c->close_ns)
 		return;
 
@@ -242,17 +266,10 @@ static inline void kvt_open(const struct kvt_grid *g, struct kvt_clock *c,
 		late->first = late->slept;
 	}
 
-	/* Repay at most half a window, so that no window is too short to use. */
-	repay = max(c->balance_ns, -(s64)(g->run_ns / 2));
-	c->close_ns += repay;
-	c->balance_ns -= repay;
-
-	/* What doesn't fit into this period is left for the next. */
-	if (c->close_ns > end) {
-		c->balance_ns = min(c->balance_ns + (s64)(c->close_ns - end),
-				    most);
-		c->close_ns = end;
-	}
+	/* Repay at most half a window, so that none is too short to use. */
+	repay = min(c->debt_ns, g->run_ns / 2);
+	c->close_ns -= repay;
+	c->debt_ns -= repay;
 }
 
 /**
@@ -271,7 +288,7 @@ static inline bool kvt_may_run(const struct kvt_grid *g, struct kvt_clock *c,
 			       struct kvt_late *late)
 {
 	u64 n = div64_u64(t, g->period_ns);
-	u64 skip = 0;
+	u64 skip;
 
 	late->first = false;
 	late->held_ns = 0;
@@ -285,10 +302,8 @@ static inline bool kvt_may_run(const struct kvt_grid *g, struct kvt_clock *c,
 		return true;
 
 	/* A debt of whole windows is slept off in one piece. */
-	if (c->balance_ns < 0) {
-		skip = div64_u64(-c->balance_ns, g->run_ns);
-		c->balance_ns += skip * g->run_ns;
-	}
+	skip = div64_u64(c->debt_ns, g->run_ns);
+	c->debt_ns -= skip * g->run_ns;
 	c->open_ns = (n + 1 + skip) * g->period_ns;
 	return false;
 }

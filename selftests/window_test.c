@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The arithmetic of the run and sleep windows, at its corners.  Needs no VM, no
+ * module and no privileges.
+ */
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include <linux/kernel.h>
+#include <linux/types.h>
+
+#include "kselftest_harness.h"
+
+#define NSEC_PER_USEC	1000L
+#define NSEC_PER_MSEC	1000000L
+#define NSEC_PER_SEC	1000000000L
+#ifndef U64_MAX
+#define U64_MAX		((u64)~0ULL)
+#endif
+
+static u64 div64_u64(u64 a, u64 b)
+{
+	return a / b;
+}
+
+#include "../kvm_throttle.h"
+
+#define MS	((u64)NSEC_PER_MSEC)
+
+/* One vCPU, alone on its CPU, whose windows are 6 ms and 4 ms long. */
+FIXTURE(window) {
+	struct kvt_grid grid;
+	struct kvt_clock clock;
+	struct kvt_cpu cpu;
+};
+
+FIXTURE_SETUP(window)
+{
+	kvt_grid_init(&self->grid, 4000, 10 * MS);
+	kvt_clock_init(&self->clock);
+	self->cpu = (struct kvt_cpu) { .window = KVT_NO_WINDOW };
+}
+
+FIXTURE_TEARDOWN(window)
+{
+}
+
+#define MAY_RUN(t, ...) ({						\
+	struct kvt_late late = { __VA_ARGS__ };				\
+									\
+	kvt_may_run(&self->grid, &self->clock, &self->cpu, t, &late);	\
+})
+
+static void check_grid(struct __test_metadata *_metadata, u32 percent_x100,
+		       u64 period_ns)
+{
+	struct kvt_grid g;
+	double share;
+
+	kvt_grid_init(&g, percent_x100, period_ns);
+	EXPECT_GE(g.run_ns, KVT_WINDOW_MIN_NS);
+	EXPECT_GE(g.period_ns - g.run_ns, KVT_WINDOW_MIN_NS);
+	EXPECT_GE(g.period_ns, period_ns ?: KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	EXPECT_LE(g.period_ns, KVM_THROTTLE_PERIOD_MAX_NS);
+	share = (double)(g.period_ns - g.run_ns) / g.period_ns;
+	EXPECT_LT(__builtin_fabs(share * 10000 - percent_x100), 0.01) {
+		TH_LOG("%u of period %llu: %f", percent_x100,
+		       (unsigned long long)period_ns, share);
+	}
+}
+
+TEST(every_percentage_has_useful_windows)
+{
+	u32 percent_x100;
+
+	for (percent_x100 = 1; percent_x100 <= KVM_THROTTLE_PERCENT_MAX;
+	     percent_x100++) {
+		check_grid(_metadata, percent_x100, 0);
+		check_grid(_metadata, percent_x100, KVM_THROTTLE_PERIOD_MIN_NS);
+		check_grid(_metadata, percent_x100, KVM_THROTTLE_PERIOD_MAX_NS);
+	}
+}
+
+TEST(full_speed_has_no_windows)
+{
+	struct kvt_grid g;
+
+	kvt_grid_init(&g, 0, 20 * MS);
+	EXPECT_EQ(g.period_ns, 0);
+}
+
+TEST(period_grows_only_where_it_must)
+{
+	struct kvt_grid g;
+
+	kvt_grid_init(&g, 9900, 0);
+	EXPECT_EQ(g.period_ns, KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	kvt_grid_init(&g, 9990, 0);
+	EXPECT_EQ(g.period_ns, 100 * MS);
+	kvt_grid_init(&g, 1, 0);
+	EXPECT_EQ(g.period_ns, KVM_THROTTLE_PERIOD_MAX_NS);
+	kvt_grid_init(&g, 9999, 0);
+	EXPECT_EQ(g.period_ns, KVM_THROTTLE_PERIOD_MAX_NS);
+	kvt_grid_init(&g, 5000, 30 * MS);
+	EXPECT_EQ(g.period_ns, 30 * MS);
+}
+
+TEST_F(window, runs_first_then_sleeps)
+{
+	EXPECT_TRUE(MAY_RUN(0));
+	EXPECT_EQ(self->clock.close_ns, 6 * MS);
+	EXPECT_TRUE(MAY_RUN(6 * MS - 1));
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_EQ(self->clock.open_ns, 10 * MS);
+	EXPECT_FALSE(MAY_RUN(10 * MS - 1));
+	EXPECT_TRUE(MAY_RUN(10 * MS));
+	EXPECT_EQ(self->clock.close_ns, 16 * MS);
+}
+
+TEST_F(window, idle_wakes_in_own_time)
+{
+	/* In a run window it gets the rest, in a sleep window it waits. */
+	EXPECT_TRUE(MAY_RUN(32 * MS));
+	EXPECT_EQ(self->clock.close_ns, 36 * MS);
+	EXPECT_FALSE(MAY_RUN(57 * MS));
+	EXPECT_EQ(self->clock.open_ns, 60 * MS);
+}
+
+TEST_F(window, late_wake_is_made_up_for_at_once)
+{
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_TRUE(MAY_RUN(12 * MS, .slept = true, .entry_ns = 5));
+	EXPECT_EQ(self->clock.close_ns, 18 * MS + 5);
+	/* So late that what it is owed doesn't fit into the period. */
+	EXPECT_FALSE(MAY_RUN(19 * MS));
+	EXPECT_TRUE(MAY_RUN(27 * MS, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, 33 * MS);
+	/* At that time it still has to get the next window. */
+	EXPECT_TRUE(MAY_RUN(33 * MS));
+	EXPECT_EQ(self->clock.close_ns, 39 * MS);
+	EXPECT_FALSE(MAY_RUN(39 * MS));
+	EXPECT_EQ(self->clock.open_ns, 40 * MS);
+}
+
+TEST_F(window, late_by_several_periods)
+{
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	/* Due at 10, gets in at 41: windows 1, 2, 3 and 4 are owed. */
+	EXPECT_TRUE(MAY_RUN(41 * MS, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, (41 + 4 * 6) * MS);
+	/* Then 5 and 6. */
+	EXPECT_TRUE(MAY_RUN(65 * MS));
+	EXPECT_EQ(self->clock.close_ns, (65 + 2 * 6) * MS);
+}
+
+TEST_F(window, credit_is_bounded)
+{
+	u64 t = 3600ULL * NSEC_PER_SEC;
+
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_TRUE(MAY_RUN(t, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, t + KVT_REPAY_WINDOWS * 6 * MS);
+	/* Nor does it grow while it runs on. */
+	t = self->clock.close_ns;
+	self->clock.window -= 1000;
+	EXPECT_TRUE(MAY_RUN(t));
+	EXPECT_EQ(self->clock.close_ns, t + KVT_REPAY_WINDOWS * 6 * MS);
+}
+
+TEST_F(window, waiting_for_others_is_not_made_up_for)
+{
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	/* The timer was 1 ms late, then another task had the CPU for 2 ms. */
+	EXPECT_TRUE(MAY_RUN(13 * MS, .slept = true, .waited_ns = 2 * MS));
+	EXPECT_EQ(self->clock.close_ns, 17 * MS);
+	/* It had it for the whole window and more. */
+	EXPECT_FALSE(MAY_RUN(17 * MS));
+	EXPECT_FALSE(MAY_RUN(29 * MS, .slept = true, .waited_ns = 9 * MS));
+	EXPECT_EQ(self->clock.open_ns, 30 * MS);
+}
+
+TEST_F(window, waiting_for_a_sibling_is_not_made_up_for)
+{
+	struct kvt_clock sibling;
+	struct kvt_late late = {};
+
+	kvt_clock_init(&sibling);
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, 6 * MS, &late));
+	late.slept = true;
+
+	/* The first one to come makes up for the 1 ms, for both. */
+	EXPECT_TRUE(kvt_may_run(&self->grid, &sibling, &self->cpu, 11 * MS, &late));
+	EXPECT_TRUE(late.first);
+	EXPECT_EQ(sibling.close_ns, 17 * MS);
+	EXPECT_TRUE(MAY_RUN(15 * MS, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, 17 * MS);
+
+	/* One that gets the CPU too late waits for the next window. */
+	EXPECT_FALSE(MAY_RUN(17 * MS));
+	late.slept = false;
+	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, 17 * MS, &late));
+	late.slept = true;
+	EXPECT_TRUE(MAY_RUN(20 * MS, .slept = true));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, 27 * MS, &late));
+	EXPECT_EQ(sibling.open_ns, 30 * MS);
+	/* Held from when the window closed, not while the sibling ran. */
+	EXPECT_EQ(late.held_ns, 1 * MS);
+}
+
+TEST_F(window, debt_shortens_the_next_window)
+{
+	EXPECT_TRUE(MAY_RUN(0));
+	kvt_charge(&self->grid, &self->clock, 6 * MS, 7 * MS);
+	EXPECT_FALSE(MAY_RUN(7 * MS));
+	EXPECT_EQ(self->clock.open_ns, 10 * MS);
+	EXPECT_TRUE(MAY_RUN(10 * MS, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, 15 * MS);
+	EXPECT_EQ(self->clock.debt_ns, 0);
+}
+
+TEST_F(window, debt_never_leaves_less_than_half_a_window)
+{
+	EXPECT_TRUE(MAY_RUN(0));
+	kvt_charge(&self->grid, &self->clock, 6 * MS, 10 * MS);
+	EXPECT_FALSE(MAY_RUN(10 * MS - 1));
+	EXPECT_TRUE(MAY_RUN(10 * MS, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, 13 * MS);
+	EXPECT_EQ(self->clock.debt_ns, 1 * MS);
+}
+
+TEST_F(window, debt_of_windows_is_slept_off)
+{
+	EXPECT_TRUE(MAY_RUN(0));
+	/* Three sleep windows and a bit; the run windows between were its own. */
+	kvt_charge(&self->grid, &self->clock, 6 * MS, 37 * MS);
+	EXPECT_EQ(self->clock.debt_ns, 13 * MS);
+	EXPECT_FALSE(MAY_RUN(37 * MS));
+	EXPECT_EQ(self->clock.open_ns, 60 * MS);
+	EXPECT_EQ(self->clock.debt_ns, 1 * MS);
+	/* Also if something else ends the sleep before, and then all counts. */
+	EXPECT_FALSE(MAY_RUN(51 * MS));
+	kvt_charge(&self->grid, &self->clock, 51 * MS, 52 * MS);
+	EXPECT_EQ(self->clock.debt_ns, 2 * MS);
+}
+
+TEST_F(window, debt_is_bounded)
+{
+	EXPECT_TRUE(MAY_RUN(0));
+	kvt_charge(&self->grid, &self->clock, 6 * MS, U64_MAX / 2);
+	kvt_charge(&self->grid, &self->clock, 6 * MS, U64_MAX / 2);
+	EXPECT_EQ(self->clock.debt_ns, KVT_REPAY_WINDOWS * 6 * MS);
+	EXPECT_FALSE(MAY_RUN(9 * MS));
+	EXPECT_EQ(self->clock.open_ns, (1 + KVT_REPAY_WINDOWS) * 10 * MS);
+}
+
+TEST_F(window, centuries)
+{
+	u64 start = 58000000000ULL * 10 * MS;	/* 18 years */
+	int i;
+
+	for (i = 0; i < 5; i++, start *= 2) {
+		EXPECT_TRUE(MAY_RUN(start + 5 * MS));
+		EXPECT_EQ(self->clock.close_ns, start + 6 * MS);
+		EXPECT_FALSE(MAY_RUN(start + 6 * MS));
+		EXPECT_EQ(self->clock.open_ns, start + 10 * MS);
+	}
+}
+
+/* A vCPU whose timers are late at random; returns the share that it slept. */
+static double simulate(u32 percent_x100, u64 late_max_ns, double *held)
+{
+	u64 t = 0, end = 400 * (u64)NSEC_PER_SEC, slept_ns = 0, held_ns = 0;
+	struct kvt_cpu cpu = { .window = KVT_NO_WINDOW };
+	struct kvt_late late = {};
+	struct kvt_clock c;
+	struct kvt_grid g;
+	u64 ready = 0;
+
+	kvt_grid_init(&g, percent_x100, 0);
+	kvt_clock_init(&c);
+	srandom(percent_x100);
+	while (t < end) {
+		bool may_run = kvt_may_run(&g, &c, &cpu, t, &late);
+		u64 lateness = late_max_ns ? random() % late_max_ns : 0;
+
+		held_ns += late.slept ? late.held_ns : kvt_held_ns(&g, ready, t);
+		if (may_run) {
+			t = c.close_ns + lateness;
+			kvt_charge(&g, &c, c.close_ns, t);
+			ready = t;
+			late.slept = false;
+		} else {
+			slept_ns += c.open_ns + lateness - t;
+			held_ns += c.open_ns - t;
+			t = c.open_ns + lateness;
+			late.slept = true;
+		}
+	}
+	*held = (double)held_ns / t;
+	return (double)slept_ns / t;
+}
+
+TEST(share_is_exact_however_late_timers_are)
+{
+	static const u32 percent_x100[] = { 1, 50, 2000, 5000, 9000, 9900, 9990, 9999 };
+	static const u64 late_max_ns[] = { 0, 20000, 200000, 3000000, 15000000 };
+	double share, held;
+	int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(percent_x100); i++) {
+		for (j = 0; j < ARRAY_SIZE(late_max_ns); j++) {
+			struct kvt_grid g;
+
+			kvt_grid_init(&g, percent_x100[i], 0);
+			/* More than that isn't promised to be repaid. */
+			if (late_max_ns[j] > g.period_ns ||
+			    late_max_ns[j] > g.run_ns * KVT_REPAY_WINDOWS / 2)
+				continue;
+			share = simulate(percent_x100[i], late_max_ns[j], &held);
+			EXPECT_LT(__builtin_fabs(share * 10000 - percent_x100[i]), 1) {
+				TH_LOG("%u, late by up to %llu ns: %f",
+				       percent_x100[i],
+				       (unsigned long long)late_max_ns[j], share);
+			}
+			EXPECT_LT(__builtin_fabs(held - share) * 10000, 1) {
+				TH_LOG("%u, late by up to %llu ns: slept %f, held %f",
+				       percent_x100[i],
+				       (unsigned long long)late_max_ns[j], share, held);
+			}
+		}
+	}
+}
+
+TEST_HARNESS_MAIN
