@@ -48,7 +48,7 @@ struct kvt_grid {
  * struct kvt_cpu - how far a CPU has given a VM its run windows
  * @grid: serial number of the grid that the rest speaks of
  * @window: last window in which a vCPU of the VM entered the guest on this CPU
- * @open_ns: when the first one did
+ * @open_ns: when the first one did, or would have if it had not had to wait
  * @close_ns: end of that window on this CPU
  *
  * This is what lateness is judged by: while one vCPU waits for a sibling that
@@ -236,15 +236,15 @@ static inline void kvt_open(const struct kvt_grid *g, struct kvt_clock *c,
 			    struct kvt_late *late)
 {
 	u64 start = n * g->period_ns;
-	u64 owed, repay;
+	u64 open = start, owed, repay;
 
 	if (cpu->window == n) {
 		c->close_ns = cpu->close_ns;
 	} else if (late->slept) {
 		owed = kvt_owed(g, c, cpu, n);
 		late->held_ns = owed - g->run_ns;
-		c->close_ns = t + late->entry_ns + owed;
-		c->close_ns -= min(late->waited_ns, c->close_ns - start);
+		open = max(start, t + late->entry_ns - min(late->waited_ns, t));
+		c->close_ns = open + owed;
 	} else if (kvt_runs_on(g, c)) {
 		/* It was owed the time until now, so this window is still due. */
 		c->close_ns = min(c->close_ns + (n - c->window) * g->run_ns,
@@ -261,7 +261,7 @@ static inline void kvt_open(const struct kvt_grid *g, struct kvt_clock *c,
 
 	if (cpu->window != n) {
 		cpu->window = n;
-		cpu->open_ns = t + late->entry_ns;
+		cpu->open_ns = open;
 		cpu->close_ns = c->close_ns;
 		late->first = late->slept;
 	}

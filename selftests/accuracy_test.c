@@ -152,16 +152,13 @@ static void test_targets(int nr_vcpus, int bound)
 static double free_speed(void)
 {
 	struct guest guest;
-	u64 start, work;
+	double speed;
 
 	guest_create(&guest, GUEST_WORK, 1);
 	sleep_ns(MEASURE_NS / 10);
-	work = guest_work(&guest);
-	start = now_ns();
-	sleep_until_ns(start + MEASURE_NS);
-	work = guest_work(&guest) - work;
+	speed = guest_speed(&guest, MEASURE_NS);
 	guest_destroy(&guest);
-	return work * 1e9 / MEASURE_NS;
+	return speed;
 }
 
 static void test_idle_cost(void)
@@ -201,7 +198,7 @@ int main(void)
 	if (missing)
 		ksft_exit_skip("%s\n", missing);
 
-	exact = getenv("KVM_THROTTLE_EXACT");
+	exact = throttle_exact();
 	ksft_set_plan(ARRAY_SIZE(seed_targets) * 4 + ARRAY_SIZE(more_targets) + 2);
 	share_cpu_0();
 	test_idle_cost();

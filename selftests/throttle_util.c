@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
@@ -152,28 +153,41 @@ static void stop_signal(int sig)
 
 struct vcpu_thread {
 	struct guest *guest;
-	struct kvm_vcpu *vcpu;
+	int i;
 };
 
 static void *vcpu_thread(void *arg)
 {
-	struct vcpu_thread thread = *(struct vcpu_thread *)arg;
-	struct kvm_run *run = thread.vcpu->run;
-	int loop, r;
+	struct guest *g = ((struct vcpu_thread *)arg)->guest;
+	int i = ((struct vcpu_thread *)arg)->i;
 
 	free(arg);
+	guest_run(g, i);
+	return NULL;
+}
+
+void guest_run(struct guest *g, int i)
+{
+	struct kvm_run *run = g->vcpus[i]->run;
+	int loop, r;
+	u64 ns;
+
 	for (;;) {
-		r = __vcpu_run(thread.vcpu);
+		r = __vcpu_run(g->vcpus[i]);
+		g->left_ns[i] = now_ns();
 		if (r) {
 			TEST_ASSERT(errno == EINTR, "KVM_RUN: errno %d", errno);
 			if (run->immediate_exit)
-				return NULL;
+				return;
 			continue;
 		}
 		TEST_ASSERT(run->exit_reason == KVM_EXIT_IO,
 			    "exit reason %u", run->exit_reason);
-		for (loop = 0; loop < thread.guest->slow_exits * 1000; loop++)
+		for (loop = 0; loop < g->slow_exits * 1000; loop++)
 			barrier();
+		ns = now_ns() - g->left_ns[i];
+		if (ns > g->outside_ns)
+			g->outside_ns = ns;
 	}
 }
 
@@ -183,8 +197,8 @@ void guest_start(struct guest *g, int i)
 
 	TEST_ASSERT(arg, "out of memory");
 	arg->guest = g;
-	arg->vcpu = g->vcpus[i];
-	arg->vcpu->run->immediate_exit = 0;
+	arg->i = i;
+	g->vcpus[i]->run->immediate_exit = 0;
 	TEST_ASSERT(!pthread_create(&g->threads[i], NULL, vcpu_thread, arg),
 		    "pthread_create");
 }
@@ -210,6 +224,7 @@ void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus)
 	sigaction(SIGUSR1, &action, NULL);
 	g->nr_vcpus = nr_vcpus;
 	g->slow_exits = 0;
+	g->outside_ns = 0;
 	g->vm = vm_create_with_vcpus(nr_vcpus, guest_code, g->vcpus);
 	g->reports = addr_gva2hva(g->vm, (uintptr_t)guest_reports);
 	/* Not to be asked for while a vCPU runs: KVM_RUN holds its mutex. */
@@ -243,4 +258,18 @@ u64 guest_work(const struct guest *g)
 	for (i = 0; i < g->nr_vcpus; i++)
 		work += g->reports[i].work;
 	return work;
+}
+
+double guest_speed(const struct guest *g, u64 ns)
+{
+	u64 work = guest_work(g), start = now_ns();
+
+	sleep_until_ns(start + ns);
+	work = guest_work(g) - work;
+	return work * 1e9 / (now_ns() - start);
+}
+
+bool throttle_exact(void)
+{
+	return getenv("KVM_THROTTLE_EXACT");
 }

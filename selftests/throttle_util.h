@@ -37,6 +37,9 @@ struct guest_report {
  * @reports: where the test sees the guest's reports
  * @tsc_khz: what guest_report::gap_cycles is counted in
  * @slow_exits: thousands of loops that a thread works at each exit of the guest
+ * @left_ns: when each thread left KVM_RUN last
+ * @outside_ns: longest time that a thread took from leaving KVM_RUN, other than
+ *	by a signal, to entering it again
  */
 struct guest {
 	struct kvm_vm *vm;
@@ -45,7 +48,9 @@ struct guest {
 	pthread_t threads[GUEST_VCPUS_MAX];
 	volatile struct guest_report *reports;
 	u64 tsc_khz;
-	int slow_exits;
+	volatile int slow_exits;
+	volatile u64 left_ns[GUEST_VCPUS_MAX];
+	volatile u64 outside_ns;
 };
 
 enum guest_kind {
@@ -124,6 +129,13 @@ void guest_add_vcpu(struct guest *g, enum guest_kind kind);
 void guest_start(struct guest *g, int i);
 
 /**
+ * guest_run() - run a vCPU in the calling thread, until guest_stop()
+ * @g: the guest
+ * @i: index of the vCPU
+ */
+void guest_run(struct guest *g, int i);
+
+/**
  * guest_stop() - end a vCPU's thread
  * @g: the guest
  * @i: index of the vCPU
@@ -145,6 +157,18 @@ void guest_destroy(struct guest *g);
  * Return: the sum over its vCPUs.
  */
 u64 guest_work(const struct guest *g);
+
+/**
+ * guest_speed() - how fast is the guest?
+ * @g: the guest
+ * @ns: for how long to look
+ *
+ * Return: units of work per second, the sum over its vCPUs.
+ */
+double guest_speed(const struct guest *g, u64 ns);
+
+/* In the deterministic VM, where time can be judged. */
+bool throttle_exact(void);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 u64 now_ns(void);

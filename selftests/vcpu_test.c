@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a throttled vCPU does, and its thread: exits, signals, other threads,
+ * changes.  Bounds on time are tight in the deterministic VM only (see
+ * accuracy_test.c); elsewhere they are far from what a failure looks like.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "throttle_util.h"
+
+#define MS	1000000ULL
+
+FIXTURE(vcpu) {
+	struct guest guest;
+	int fd;
+};
+
+/* The test is to be on time, on the CPU that it shares with the guest. */
+static void be_urgent(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
+		    "sched_setscheduler");
+}
+
+FIXTURE_SETUP(vcpu)
+{
+	const char *missing = throttle_missing();
+
+	self->fd = -1;
+	if (missing)
+		SKIP(return, "%s", missing);
+	be_urgent();
+}
+
+FIXTURE_TEARDOWN(vcpu)
+{
+	if (self->fd < 0)
+		return;
+	close(self->fd);
+	guest_destroy(&self->guest);
+}
+
+static void start(struct guest *g, int *fd, enum guest_kind kind, int nr_vcpus)
+{
+	guest_create(g, kind, nr_vcpus);
+	sleep_ns(20 * MS);
+	*fd = throttle_attach(g->vm->fd);
+	TEST_ASSERT(*fd >= 0, "KVM_THROTTLE_ATTACH: %d", *fd);
+}
+
+#define START(kind, nr_vcpus) start(&self->guest, &self->fd, kind, nr_vcpus)
+
+static void set(int fd, u32 percent_x100)
+{
+	int r = throttle_set(fd, percent_x100, 0);
+
+	TEST_ASSERT(!r, "KVM_SET_THROTTLE: %d", r);
+}
+
+static struct kvm_throttle_vcpu_state state_of(int fd, int i)
+{
+	struct kvm_throttle_vcpu_state states[GUEST_VCPUS_MAX];
+	int r = throttle_get(fd, states, GUEST_VCPUS_MAX, NULL);
+
+	TEST_ASSERT(r > i, "KVM_GET_THROTTLE: %d", r);
+	return states[i];
+}
+
+/* Share of the next @ns for which a vCPU is held. */
+static double held_share(int fd, int i, u64 ns)
+{
+	struct kvm_throttle_vcpu_state before = state_of(fd, i), after;
+
+	sleep_ns(ns);
+	after = state_of(fd, i);
+	return (double)(after.throttled_ns - before.throttled_ns) /
+	       (after.elapsed_ns - before.elapsed_ns);
+}
+
+/* Sleep until a sleep window has just begun; its length is known. */
+static void wait_for_sleep(int fd)
+{
+	u64 windows = state_of(fd, 0).windows;
+	struct kvm_throttle_vcpu_state before, after;
+
+	/* The window that is counted is over; the next run window is short. */
+	while (state_of(fd, 0).windows == windows)
+		sleep_ns(MS / 2);
+	do {
+		before = state_of(fd, 0);
+		sleep_ns(MS / 2);
+		after = state_of(fd, 0);
+	} while (after.throttled_ns - before.throttled_ns < MS / 2);
+}
+
+TEST_F(vcpu, guest_that_exits_all_the_time)
+{
+	double full, slow;
+
+	START(GUEST_IO, 1);
+	full = guest_speed(&self->guest, 200 * MS);
+	set(self->fd, 9000);
+	sleep_ns(50 * MS);
+	slow = guest_speed(&self->guest, 1000 * MS);
+	EXPECT_LT(slow / full, 0.12) {
+		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
+	}
+	EXPECT_GT(slow / full, 0.08) {
+		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
+	}
+}
+
+TEST_F(vcpu, guest_of_a_slow_device)
+{
+	double full, slow;
+
+	/* Most of the vCPU's time is spent in user space. */
+	START(GUEST_IO, 1);
+	self->guest.slow_exits = 20;
+	full = guest_speed(&self->guest, 200 * MS);
+	set(self->fd, 9000);
+	sleep_ns(50 * MS);
+	slow = guest_speed(&self->guest, 1000 * MS);
+	EXPECT_LT(slow / full, 0.13) {
+		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
+	}
+	EXPECT_GT(slow / full, 0.07) {
+		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
+	}
+	EXPECT_GT(state_of(self->fd, 0).retries, 0);
+}
+
+TEST_F(vcpu, no_sleep_outside_kvm_run)
+{
+	u64 bound = throttle_exact() ? 2 * MS : 70 * MS;
+
+	/* The sleep windows are 90 ms long. */
+	START(GUEST_IO, 1);
+	self->guest.slow_exits = 20;
+	ASSERT_EQ(throttle_set(self->fd, 9000, 100 * MS), 0);
+	sleep_ns(1000 * MS);
+	EXPECT_LT(self->guest.outside_ns, bound);
+	EXPECT_GT(state_of(self->fd, 0).windows, 5);
+}
+
+TEST_F(vcpu, signal_ends_the_sleep)
+{
+	u64 bound = throttle_exact() ? MS : 60 * MS, sent;
+
+	START(GUEST_WORK, 1);
+	set(self->fd, 9990);
+	wait_for_sleep(self->fd);
+	sent = now_ns();
+	pthread_kill(self->guest.threads[0], SIGUSR1);
+	sleep_ns(5 * MS);
+	EXPECT_GT(self->guest.left_ns[0], sent);
+	EXPECT_LT(self->guest.left_ns[0] - sent, bound);
+	EXPECT_GE(state_of(self->fd, 0).interrupted, 1);
+}
+
+TEST_F(vcpu, signals_gain_nothing)
+{
+	double full, slow;
+	u64 work, begin;
+	int i;
+
+	START(GUEST_WORK, 1);
+	full = guest_speed(&self->guest, 200 * MS);
+	set(self->fd, 9900);
+	sleep_ns(20 * MS);
+	work = guest_work(&self->guest);
+	begin = now_ns();
+	for (i = 0; i < 1000; i++) {
+		pthread_kill(self->guest.threads[0], SIGUSR1);
+		sleep_ns(1 * MS);
+	}
+	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
+	/* Each enters the guest for as long as a retry takes. */
+	EXPECT_LT(slow / full, 0.07) {
+		TH_LOG("at 99 %%, signalled every ms: %.4f of full speed", slow / full);
+	}
+	EXPECT_GT(state_of(self->fd, 0).interrupted, 500);
+}
+
+/* Time for adding and removing a memory slot, which waits for kvm->srcu. */
+static u64 memslot_ns(struct kvm_vm *vm)
+{
+	static char memory[2][4096] __aligned(4096);
+	u64 begin = now_ns();
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		vm_set_user_memory_region(vm, 9, 0, 0x100000000ULL,
+					  sizeof(memory[0]), memory[0]);
+		vm_set_user_memory_region(vm, 9, 0, 0x100000000ULL, 0, NULL);
+	}
+	return (now_ns() - begin) / 40;
+}
+
+TEST_F(vcpu, memslots_do_not_wait)
+{
+	u64 full, slow;
+
+	START(GUEST_WORK, 1);
+	full = memslot_ns(self->guest.vm);
+	set(self->fd, 9990);
+	wait_for_sleep(self->fd);
+	slow = memslot_ns(self->guest.vm);
+	TH_LOG("KVM_SET_USER_MEMORY_REGION: %lu ns, %lu ns at 99.9 %%",
+	       (unsigned long)full, (unsigned long)slow);
+	EXPECT_LE(slow, throttle_exact() ? full * 21 / 20 : full + 20 * MS);
+}
+
+TEST_F(vcpu, change_is_in_force_within_a_period)
+{
+	double full, slow;
+	u64 work;
+
+	START(GUEST_WORK, 1);
+	full = guest_speed(&self->guest, 200 * MS);
+	set(self->fd, 9900);
+	sleep_ns(KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	slow = guest_speed(&self->guest, 10 * KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	EXPECT_LT(slow / full, 0.03);
+
+	/* From the middle of a sleep of 99.9 ms. */
+	set(self->fd, 9990);
+	wait_for_sleep(self->fd);
+	set(self->fd, 5000);
+	sleep_ns(KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	slow = guest_speed(&self->guest, 10 * KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	EXPECT_GT(slow / full, 0.45);
+	EXPECT_LT(slow / full, 0.55);
+
+	set(self->fd, 9990);
+	wait_for_sleep(self->fd);
+	work = guest_work(&self->guest);
+	set(self->fd, 0);
+	sleep_ns(throttle_exact() ? MS : 40 * MS);
+	EXPECT_GT(guest_work(&self->guest), work);
+	slow = guest_speed(&self->guest, 100 * MS);
+	EXPECT_GT(slow / full, throttle_exact() ? 0.99 : 0.5);
+}
+
+TEST_F(vcpu, close_is_full_speed_at_once)
+{
+	u64 work;
+
+	START(GUEST_WORK, 1);
+	set(self->fd, 9990);
+	wait_for_sleep(self->fd);
+	work = guest_work(&self->guest);
+	close(self->fd);
+	sleep_ns(throttle_exact() ? MS : 40 * MS);
+	EXPECT_GT(guest_work(&self->guest), work);
+	self->fd = throttle_attach(self->guest.vm->fd);
+	EXPECT_GE(self->fd, 0);
+}
+
+TEST_F(vcpu, same_setting_again_changes_nothing)
+{
+	double full, slow;
+	u64 work, begin;
+
+	START(GUEST_WORK, 1);
+	full = guest_speed(&self->guest, 200 * MS);
+	set(self->fd, 9900);
+	sleep_ns(20 * MS);
+	work = guest_work(&self->guest);
+	begin = now_ns();
+	while (now_ns() < begin + 500 * MS) {
+		set(self->fd, 9900);
+		sleep_ns(MS);
+	}
+	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
+	EXPECT_LT(slow / full, 0.015) {
+		TH_LOG("at 99 %%, set every ms: %.4f of full speed", slow / full);
+	}
+}
+
+TEST_F(vcpu, other_settings_all_the_time)
+{
+	double full, slow;
+	u64 work, begin;
+	int i;
+
+	START(GUEST_WORK, 1);
+	full = guest_speed(&self->guest, 200 * MS);
+	set(self->fd, 9900);
+	work = guest_work(&self->guest);
+	begin = now_ns();
+	for (i = 0; now_ns() < begin + 500 * MS; i++) {
+		set(self->fd, 9800 + i % 2 * 100);
+		sleep_ns(MS);
+	}
+	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
+	EXPECT_LT(slow / full, 0.05) {
+		TH_LOG("at 98 and 99 %%, changed every ms: %.4f of full speed",
+		       slow / full);
+	}
+}
+
+TEST_F(vcpu, percentages_of_their_own)
+{
+	double share;
+
+	START(GUEST_WORK, 3);
+	set(self->fd, 5000);
+	ASSERT_EQ(throttle_set_vcpu(self->fd, 1, 9000), 0);
+	ASSERT_EQ(throttle_set_vcpu(self->fd, 2, 0), 0);
+	sleep_ns(100 * MS);
+	share = held_share(self->fd, 0, 1000 * MS);
+	EXPECT_GT(share, 0.48);
+	EXPECT_LT(share, 0.52);
+	share = held_share(self->fd, 1, 1000 * MS);
+	EXPECT_GT(share, 0.87);
+	EXPECT_LT(share, 0.93);
+	EXPECT_EQ(state_of(self->fd, 2).period_ns, 0);
+
+	set(self->fd, 2000);
+	sleep_ns(100 * MS);
+	share = held_share(self->fd, 2, 1000 * MS);
+	EXPECT_GT(share, 0.18);
+	EXPECT_LT(share, 0.22);
+}
+
+TEST_F(vcpu, new_vcpu)
+{
+	double share;
+
+	START(GUEST_WORK, 1);
+	set(self->fd, 8000);
+	sleep_ns(50 * MS);
+	guest_add_vcpu(&self->guest, GUEST_WORK);
+	sleep_ns(50 * MS);
+	EXPECT_EQ(throttle_get(self->fd, NULL, 0, NULL), 2);
+	share = held_share(self->fd, 1, 500 * MS);
+	EXPECT_GT(share, 0.75);
+	EXPECT_LT(share, 0.85);
+}
+
+TEST_F(vcpu, another_thread)
+{
+	struct kvm_throttle_vcpu_state before, after;
+	double share;
+
+	START(GUEST_WORK, 1);
+	set(self->fd, 8000);
+	sleep_ns(50 * MS);
+	before = state_of(self->fd, 0);
+	guest_stop(&self->guest, 0);
+	guest_start(&self->guest, 0);
+	sleep_ns(150 * MS);
+	after = state_of(self->fd, 0);
+	EXPECT_NE(before.tid, after.tid);
+	EXPECT_GT(after.tid, 0);
+	EXPECT_GT(after.throttled_ns, before.throttled_ns);
+	share = held_share(self->fd, 0, 500 * MS);
+	EXPECT_GT(share, 0.75);
+	EXPECT_LT(share, 0.85);
+}
+
+/* Runs the vCPU until told to stop, then lives on without it. */
+static void *blocked_thread(void *arg)
+{
+	guest_run(arg, 0);
+	pause();
+	return NULL;
+}
+
+TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
+{
+	struct guest *g = &self->guest;
+	pthread_t old;
+	double share;
+
+	START(GUEST_WORK, 1);
+	guest_stop(g, 0);
+	g->vcpus[0]->run->immediate_exit = 0;
+	ASSERT_EQ(pthread_create(&old, NULL, blocked_thread, g), 0);
+	set(self->fd, 8000);
+	sleep_ns(200 * MS);
+	EXPECT_GT(state_of(self->fd, 0).windows, 5);
+
+	/* The signal is in the sleep window, so work is queued to the old one. */
+	g->vcpus[0]->run->immediate_exit = 1;
+	pthread_kill(old, SIGUSR1);
+	sleep_ns(50 * MS);
+	guest_start(g, 0);
+	sleep_ns(150 * MS);
+	share = held_share(self->fd, 0, 500 * MS);
+	EXPECT_GT(share, 0.75);
+	EXPECT_LT(share, 0.85);
+	pthread_kill(old, SIGUSR1);
+	pthread_join(old, NULL);
+	share = held_share(self->fd, 0, 500 * MS);
+	EXPECT_GT(share, 0.75);
+	EXPECT_LT(share, 0.85);
+}
+
+TEST_F(vcpu, halted_vcpu_is_left_alone)
+{
+	struct kvm_throttle_vcpu_state before, after;
+
+	START(GUEST_HALT, 1);
+	set(self->fd, 5000);
+	sleep_ns(100 * MS);
+	before = state_of(self->fd, 0);
+	sleep_ns(1000 * MS);
+	after = state_of(self->fd, 0);
+	EXPECT_EQ(after.windows, before.windows);
+	EXPECT_EQ(after.retries, before.retries);
+	EXPECT_EQ(after.throttled_ns, before.throttled_ns);
+}
+
+TEST_F(vcpu, paused_vcpu_is_left_alone)
+{
+	struct kvm_throttle_vcpu_state before, after;
+	pthread_t thread;
+
+	START(GUEST_WORK, 1);
+	guest_stop(&self->guest, 0);
+	self->guest.vcpus[0]->run->immediate_exit = 0;
+	ASSERT_EQ(pthread_create(&thread, NULL, blocked_thread, &self->guest), 0);
+	set(self->fd, 5000);
+	sleep_ns(200 * MS);
+	self->guest.vcpus[0]->run->immediate_exit = 1;
+	pthread_kill(thread, SIGUSR1);
+	sleep_ns(100 * MS);
+	before = state_of(self->fd, 0);
+	sleep_ns(1000 * MS);
+	after = state_of(self->fd, 0);
+	EXPECT_GT(before.windows, 0);
+	EXPECT_EQ(after.windows, before.windows);
+	EXPECT_LE(after.retries - before.retries, 1);
+	pthread_kill(thread, SIGUSR1);
+	pthread_join(thread, NULL);
+	guest_start(&self->guest, 0);
+}
+
+TEST_HARNESS_MAIN
