@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who owns a throttle, and what ends it: owners that crash, fds that travel,
+ * VMs that die first, and unloading the module.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "kselftest_harness.h"
+#include "throttle_util.h"
+
+#define MS	1000000ULL
+
+/* So slow that nobody takes it for full speed. */
+#define SLOW	9900
+
+FIXTURE(owner) {
+	int sockets[2];
+};
+
+FIXTURE_SETUP(owner)
+{
+	const char *missing = throttle_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, self->sockets), 0);
+}
+
+FIXTURE_TEARDOWN(owner)
+{
+}
+
+static void send_fd(int socket, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {}, c = 0;
+	struct iovec iov = { &c, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	TEST_ASSERT(sendmsg(socket, &msg, 0) == 1, "sendmsg");
+}
+
+static int receive_fd(int socket)
+{
+	char control[CMSG_SPACE(sizeof(int))], c;
+	struct iovec iov = { &c, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	int fd;
+
+	TEST_ASSERT(recvmsg(socket, &msg, 0) == 1, "recvmsg");
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	return fd;
+}
+
+/* Speed over that of before: near 1, or near 0.01. */
+static double relative_speed(const struct guest *g, double full)
+{
+	sleep_ns(30 * MS);
+	return guest_speed(g, 300 * MS) / full;
+}
+
+/* A process with a running VM, whose fd it sends; it lives until killed. */
+static pid_t start_vm_process(int sockets[2], struct guest *g, bool keep_vm)
+{
+	pid_t pid = fork();
+
+	TEST_ASSERT(pid >= 0, "fork");
+	if (pid)
+		return pid;
+
+	guest_create(g, GUEST_WORK, 2);
+	sleep_ns(50 * MS);
+	send_fd(sockets[1], g->vm->fd);
+	if (!keep_vm) {
+		char c;
+
+		/* Until told to. */
+		TEST_ASSERT(recv(sockets[1], &c, 1, 0) == 1, "recv");
+		guest_destroy(g);
+		send_fd(sockets[1], 0);
+	}
+	for (;;)
+		pause();
+}
+
+/* Attach to the VM of another process, by its fd. */
+static int attach_to(int sockets[2])
+{
+	int vm_fd = receive_fd(sockets[0]);
+	int fd = throttle_attach(vm_fd);
+
+	TEST_ASSERT(fd >= 0, "KVM_THROTTLE_ATTACH: %d", fd);
+	close(vm_fd);
+	return fd;
+}
+
+/* KVM keeps a directory for each VM while it exists. */
+static int count_vms(void)
+{
+	int n;
+	FILE *f;
+
+	/* Only directories are VMs; the files beside them are statistics. */
+	f = popen("ls -d /sys/kernel/debug/kvm/*/ 2>/dev/null | wc -l", "r");
+	TEST_ASSERT(f && fscanf(f, "%d", &n) == 1, "debugfs");
+	pclose(f);
+	return n;
+}
+
+static bool wait_for_vms(int n)
+{
+	int i;
+
+	for (i = 0; i < 100 && count_vms() != n; i++)
+		sleep_ns(20 * MS);
+	return count_vms() == n;
+}
+
+TEST_F(owner, killed_owner)
+{
+	struct guest g;
+	double full;
+	pid_t pid;
+	char c = 0;
+
+	guest_create(&g, GUEST_WORK, 1);
+	full = guest_speed(&g, 200 * MS);
+	pid = fork();
+	if (!pid) {
+		int fd = throttle_attach(g.vm->fd);
+
+		throttle_set(fd, SLOW, 0);
+		send(self->sockets[1], &c, 1, 0);
+		for (;;)
+			pause();
+	}
+	ASSERT_EQ(recv(self->sockets[0], &c, 1, 0), 1);
+	EXPECT_LT(relative_speed(&g, full), 0.1);
+	EXPECT_EQ(throttle_attach(g.vm->fd), -EBUSY);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	EXPECT_GT(relative_speed(&g, full), 0.5);
+	guest_destroy(&g);
+}
+
+TEST_F(owner, fd_that_travels)
+{
+	struct guest g;
+	double full;
+	pid_t pid;
+	int fd, copy;
+
+	guest_create(&g, GUEST_WORK, 1);
+	full = guest_speed(&g, 200 * MS);
+	pid = fork();
+	if (!pid) {
+		fd = throttle_attach(g.vm->fd);
+		throttle_set(fd, SLOW, 0);
+		send_fd(self->sockets[1], fd);
+		_exit(0);
+	}
+	fd = receive_fd(self->sockets[0]);
+	waitpid(pid, NULL, 0);
+	EXPECT_LT(relative_speed(&g, full), 0.1);
+	copy = dup(fd);
+	close(fd);
+	EXPECT_LT(relative_speed(&g, full), 0.1);
+
+	/* On its way to nobody: the socket has the last copy. */
+	send_fd(self->sockets[0], copy);
+	close(copy);
+	EXPECT_LT(relative_speed(&g, full), 0.1);
+	close(self->sockets[0]);
+	close(self->sockets[1]);
+	EXPECT_GT(relative_speed(&g, full), 0.5);
+	guest_destroy(&g);
+}
+
+TEST_F(owner, fd_that_is_inherited)
+{
+	struct guest g;
+	double full;
+	pid_t pid;
+	int fd;
+
+	guest_create(&g, GUEST_WORK, 1);
+	full = guest_speed(&g, 200 * MS);
+	fd = throttle_attach(g.vm->fd);
+	ASSERT_EQ(throttle_set(fd, SLOW, 0), 0);
+	pid = fork();
+	if (!pid) {
+		for (;;)
+			pause();
+	}
+	close(fd);
+	EXPECT_LT(relative_speed(&g, full), 0.1);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	EXPECT_GT(relative_speed(&g, full), 0.5);
+	guest_destroy(&g);
+}
+
+static void expect_dead(struct __test_metadata *_metadata, int fd)
+{
+	struct pollfd pfd = { .fd = fd };
+
+	EXPECT_EQ(poll(&pfd, 1, 2000), 1);
+	EXPECT_EQ(pfd.revents, POLLHUP);
+	EXPECT_EQ(throttle_set(fd, 5000, 0), -ESRCH);
+	EXPECT_EQ(throttle_get(fd, NULL, 0, NULL), -ESRCH);
+}
+
+TEST_F(owner, vm_process_dies_first)
+{
+	int vms = count_vms(), fd;
+	struct guest g;
+	pid_t pid;
+
+	pid = start_vm_process(self->sockets, &g, true);
+	fd = attach_to(self->sockets);
+	EXPECT_EQ(count_vms(), vms + 1);
+	ASSERT_EQ(throttle_set(fd, 9990, 0), 0);
+	sleep_ns(50 * MS);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	expect_dead(_metadata, fd);
+	/* The throttle fd keeps nothing of the VM. */
+	EXPECT_TRUE(wait_for_vms(vms));
+	close(fd);
+}
+
+TEST_F(owner, vm_dies_first_in_a_living_process)
+{
+	int vms = count_vms(), fd;
+	struct guest g;
+	pid_t pid;
+	char c = 0;
+
+	pid = start_vm_process(self->sockets, &g, false);
+	fd = attach_to(self->sockets);
+	ASSERT_EQ(throttle_set(fd, 9990, 0), 0);
+	sleep_ns(50 * MS);
+	send(self->sockets[0], &c, 1, 0);
+	close(receive_fd(self->sockets[0]));
+	expect_dead(_metadata, fd);
+	EXPECT_TRUE(wait_for_vms(vms));
+	close(fd);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+TEST_F(owner, attach_to_a_dead_vm)
+{
+	struct guest g;
+	pid_t pid;
+	int vm_fd;
+
+	pid = start_vm_process(self->sockets, &g, true);
+	vm_fd = receive_fd(self->sockets[0]);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	EXPECT_EQ(throttle_attach(vm_fd), -ESRCH);
+	close(vm_fd);
+}
+
+TEST_F(owner, one_owner_then_another)
+{
+	struct guest g;
+	int fd, i;
+
+	guest_create(&g, GUEST_WORK, 1);
+	for (i = 0; i < 20; i++) {
+		fd = throttle_attach(g.vm->fd);
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(throttle_attach(g.vm->fd), -EBUSY);
+		EXPECT_EQ(throttle_set(fd, 9990, 0), 0);
+		sleep_ns(i * MS);
+		close(fd);
+	}
+	guest_destroy(&g);
+}
+
+TEST_F(owner, device_is_not_for_everybody)
+{
+	struct stat st;
+
+	ASSERT_EQ(stat("/dev/kvm_throttle", &st), 0);
+	EXPECT_EQ(st.st_mode & 0007, 0);
+}
+
+/* 0 or errno. */
+static int unload(void)
+{
+	return syscall(SYS_delete_module, "kvm_throttle", O_NONBLOCK) ? errno : 0;
+}
+
+FIXTURE(module) {
+	int sockets[2];
+};
+
+FIXTURE_SETUP(module)
+{
+	const char *missing = throttle_missing();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	if (system("modinfo -n kvm_throttle >/dev/null 2>&1"))
+		SKIP(return, "modprobe doesn't know kvm_throttle: make install");
+	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, self->sockets), 0);
+}
+
+FIXTURE_TEARDOWN(module)
+{
+}
+
+#define EXPECT_UNLOADS() do {						\
+	int i, r = EWOULDBLOCK;						\
+									\
+	for (i = 0; r && i < 100; i++) {				\
+		r = unload();						\
+		if (r)							\
+			sleep_ns(10 * MS);				\
+	}								\
+	EXPECT_EQ(r, 0);						\
+	EXPECT_EQ(system("modprobe kvm_throttle"), 0);			\
+} while (0)
+
+TEST_F(module, in_use_while_attached)
+{
+	struct guest g;
+	int fd;
+
+	guest_create(&g, GUEST_WORK, 1);
+	fd = throttle_attach(g.vm->fd);
+	EXPECT_EQ(unload(), EWOULDBLOCK);
+	ASSERT_EQ(throttle_set(fd, 9000, 0), 0);
+	sleep_ns(50 * MS);
+	EXPECT_EQ(unload(), EWOULDBLOCK);
+	close(fd);
+	EXPECT_UNLOADS();
+	guest_destroy(&g);
+}
+
+TEST_F(module, unloads_under_a_running_vm)
+{
+	struct guest g;
+	double full;
+	int i, fd;
+
+	guest_create(&g, GUEST_WORK, 2);
+	full = guest_speed(&g, 200 * MS);
+	for (i = 0; i < 5; i++) {
+		fd = throttle_attach(g.vm->fd);
+		ASSERT_EQ(throttle_set(fd, 9900, 0), 0);
+		sleep_ns(15 * MS);
+		close(fd);
+		EXPECT_UNLOADS();
+	}
+	EXPECT_GT(relative_speed(&g, full), 0.5);
+	guest_destroy(&g);
+}
+
+/* A stopped thread keeps its work, and with it the module, until it goes on. */
+static void check_stopped(struct __test_metadata *_metadata, int sockets[2],
+			  int goes_on_with)
+{
+	struct kvm_throttle_vcpu_state states[2];
+	struct guest g;
+	pid_t pid;
+	u64 begin;
+	int fd;
+
+	pid = start_vm_process(sockets, &g, true);
+	fd = attach_to(sockets);
+	ASSERT_EQ(throttle_set(fd, 9990, 0), 0);
+	sleep_ns(250 * MS);
+	ASSERT_EQ(throttle_get(fd, states, 2, NULL), 2);
+	ASSERT_GT(states[0].windows, 0);
+
+	kill(pid, SIGSTOP);
+	sleep_ns(50 * MS);
+	begin = now_ns();
+	close(fd);
+	EXPECT_LT(now_ns() - begin, 1000 * MS);
+	EXPECT_EQ(unload(), EWOULDBLOCK);
+	kill(pid, goes_on_with);
+	EXPECT_UNLOADS();
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+TEST_F(module, stopped_thread_that_continues)
+{
+	check_stopped(_metadata, self->sockets, SIGCONT);
+}
+
+TEST_F(module, stopped_thread_that_dies)
+{
+	check_stopped(_metadata, self->sockets, SIGKILL);
+}
+
+TEST_HARNESS_MAIN
