@@ -13,8 +13,8 @@ modules:
 	$(KBUILD) modules
 
 .PHONY: tools
-tools:				## the kvm-throttle command
-	$(MAKE) -C tools
+tools:				## the kvm-throttle command, and its tests
+	$(MAKE) -C tools all tests
 
 .PHONY: selftests
 selftests:			## the kselftests (KSRC: a kernel source tree)

@@ -16,6 +16,14 @@
 #include <linux/version.h>
 
 /*
+ * Elsewhere KVM doesn't run task work before it enters the guest, or with
+ * kvm->srcu held.
+ */
+#if !defined(CONFIG_X86) && !defined(CONFIG_ARM64)
+#error "kvm_throttle supports x86 and arm64 only"
+#endif
+
+/*
  * task_work_add() is exported by distributions, not upstream.  Kbuild looks for
  * it in the kernel's Module.symvers.
  */
@@ -34,6 +42,7 @@ static inline int kvt_task_work_add(struct task_struct *task,
 
 #else
 
+#include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/static_call.h>
 
@@ -57,6 +66,8 @@ DEFINE_STATIC_CALL(kvt_task_work_add_call, kvt_no_task_work_add);
 static inline int kvt_task_work_init(void)
 {
 	struct kprobe probe = { .symbol_name = "task_work_add" };
+	static const char start[] = "task_work_add+0x0/";
+	char symbol[KSYM_SYMBOL_LEN];
 	void *address;
 	int r;
 
@@ -66,6 +77,9 @@ static inline int kvt_task_work_init(void)
 	/* The probe sits behind the ENDBR that the function starts with. */
 	address = (void *)((unsigned long)probe.addr - ENDBR_INSN_SIZE);
 	unregister_kprobe(&probe);
+	sprint_symbol(symbol, (unsigned long)address);
+	if (strncmp(symbol, start, strlen(start)))
+		return -ENOENT;
 	static_call_update(kvt_task_work_add_call, address);
 	return 0;
 }

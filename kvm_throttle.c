@@ -96,20 +96,21 @@
 /* A number of those for local use, so that modprobe's alias can name it. */
 #define KVM_THROTTLE_MINOR	249
 
-/* How soon to look again for a vCPU whose thread is outside KVM_RUN. */
-#define KVM_THROTTLE_RETRY_NS	(50 * NSEC_PER_USEC)
+/*
+ * How soon to look again for a vCPU whose thread is outside KVM_RUN: what it
+ * runs until then it has too much.  Each look takes twice as long as the last.
+ */
+#define KVM_THROTTLE_RETRY_MIN_NS	(5 * NSEC_PER_USEC)
+#define KVM_THROTTLE_RETRY_MAX_NS	(80 * NSEC_PER_USEC)
 
 /* The way out of the guest doesn't take longer than this. */
 #define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
 
-/* Siblings on a CPU are woken within this time, those that ran last at its end. */
+/* Siblings on a CPU are woken one after the other within this time. */
 #define KVM_THROTTLE_ORDER_NS	255ULL
 
 /* How often to look for new vCPUs, for new threads and for the VM's death. */
-#define KVM_THROTTLE_SCAN_MS	100
-
-/* The same while a vCPU has no thread yet. */
-#define KVM_THROTTLE_SCAN_SOON_MS	10
+#define KVM_THROTTLE_SCAN_MS	50
 
 /**
  * struct kvm_throttle_setting - what the user asked for
@@ -133,7 +134,7 @@ struct kvm_throttle_setting {
  * @serial: of the newest setting, the VM's or a vCPU's
  * @epoch_ns: when the grid began; constant
  * @vcpus: struct kvm_throttle_vcpu by vcpu_idx
- * @nr_running: how many of @vcpus have a thread; read without @lock too
+ * @nr_vcpus: how many are in @vcpus; read without @lock too
  * @cpus: how far each CPU has given the VM its windows
  * @scan: kvm_throttle_scan()
  * @death: where poll() waits for @kvm to become NULL
@@ -146,7 +147,7 @@ struct kvm_throttle_vm {
 	u64 serial;
 	u64 epoch_ns;
 	struct xarray vcpus;
-	unsigned int nr_running;
+	int nr_vcpus;
 	struct kvt_cpu __percpu *cpus;
 	struct delayed_work scan;
 	wait_queue_head_t death;
@@ -174,6 +175,8 @@ struct kvm_throttle_vm {
  * @woken_ns: when @timer ended the sleep; 0 if it didn't
  * @woken_idle: the CPU had nothing to do then
  * @charge_ns: from when on running is charged, while @timer is armed
+ * @retry_ns: how long @timer was set for to look for the vCPU again; 0 if it is
+ *	set for a window's end
  * @ran_window: window in which the vCPU last entered the guest
  * @asleep_ns: since when the vCPU has been asleep, while @sleeping
  * @since_ns: when the vCPU was last found at a percentage other than 0
@@ -200,6 +203,7 @@ struct kvm_throttle_vcpu {
 	u64 woken_ns;
 	bool woken_idle;
 	u64 charge_ns;
+	u64 retry_ns;
 	u64 ran_window;
 	u64 asleep_ns;
 	u64 since_ns;
@@ -266,41 +270,6 @@ static void kvm_throttle_wake(struct kvm_throttle_vcpu *v, u64 until)
 	wake_up_process(v->task);
 }
 
-static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
-{
-	struct kvm_throttle_vcpu *v = container_of(timer, typeof(*v), timer);
-	unsigned long flags;
-	u64 now, due;
-
-	raw_spin_lock_irqsave(&v->lock, flags);
-	if (!v->vm)
-		goto out;
-
-	now = kvm_throttle_now(v->vm);
-	due = ktime_to_ns(hrtimer_get_expires(timer)) - v->vm->epoch_ns;
-	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
-
-	if (v->sleeping) {
-		v->stats.windows++;
-		v->woken_ns = now;
-		v->woken_idle = is_idle_task(current);
-		kvm_throttle_wake(v, v->clock.open_ns);
-	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
-		kvm_throttle_scan_now(v->vm);
-	} else {
-		/* The guest has stopped on time if this is what is usual. */
-		due = v->charge_ns + v->exit_ns;
-		if (kvt_task_on_cpu(v->task) && now > due)
-			kvt_charge(&v->grid, &v->clock, due, now);
-		v->fired_ns = task_is_running(v->task) ?
-			      max(v->charge_ns, now - v->exit_ns) : 0;
-		kvm_throttle_queue(v);
-	}
-out:
-	raw_spin_unlock_irqrestore(&v->lock, flags);
-	return HRTIMER_NORESTART;
-}
-
 /* Start the timer, to expire at @at; what @v runs after @charge is a debt. */
 static void kvm_throttle_start(struct kvm_throttle_vcpu *v, u64 at, u64 charge)
 {
@@ -309,6 +278,55 @@ static void kvm_throttle_start(struct kvm_throttle_vcpu *v, u64 at, u64 charge)
 	v->charge_ns = charge;
 	hrtimer_start(&v->timer, ns_to_ktime(v->vm->epoch_ns + at),
 		      HRTIMER_MODE_ABS_PINNED_HARD);
+}
+
+/* Look again for @v, which is outside KVM_RUN, or about to leave it. */
+static void kvm_throttle_retry(struct kvm_throttle_vcpu *v, u64 now)
+{
+	v->retry_ns = clamp(2 * v->retry_ns, (u64)KVM_THROTTLE_RETRY_MIN_NS,
+			    (u64)KVM_THROTTLE_RETRY_MAX_NS);
+	kvm_throttle_start(v, now + v->retry_ns, now);
+}
+
+static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
+{
+	struct kvm_throttle_vcpu *v = container_of(timer, typeof(*v), timer);
+	unsigned long flags;
+	u64 now, due, from;
+
+	raw_spin_lock_irqsave(&v->lock, flags);
+	/* While this waited for the lock, the timer may have been set anew. */
+	if (!v->vm || !v->grid.period_ns || hrtimer_is_queued(timer))
+		goto out;
+
+	now = kvm_throttle_now(v->vm);
+	due = ktime_to_ns(hrtimer_get_expires(timer)) - v->vm->epoch_ns;
+	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
+
+	/* The guest has stopped on time if it took no longer than is usual. */
+	from = v->charge_ns + (v->retry_ns ? 0 : v->exit_ns);
+	if (!v->sleeping && kvt_task_on_cpu(v->task) && now > from)
+		kvt_charge(&v->grid, &v->clock, from, now);
+
+	if (v->sleeping) {
+		v->stats.windows++;
+		v->woken_ns = now;
+		v->woken_idle = is_idle_task(current);
+		kvm_throttle_wake(v, v->clock.open_ns);
+	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
+		kvm_throttle_scan_now(v->vm);
+	} else if (v->retry_ns && !v->vcpu->wants_to_run &&
+		   task_is_running(v->task) && now < v->clock.open_ns) {
+		/* Still busy elsewhere: leave it alone. */
+		kvm_throttle_retry(v, now);
+	} else {
+		v->fired_ns = task_is_running(v->task) && !v->retry_ns ?
+			      max(v->charge_ns, now - v->exit_ns) : 0;
+		kvm_throttle_queue(v);
+	}
+out:
+	raw_spin_unlock_irqrestore(&v->lock, flags);
+	return HRTIMER_NORESTART;
 }
 
 /* The record of this CPU for the grid that @v is on. */
@@ -354,13 +372,16 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
 				    u64 now)
 {
 	struct kvt_late late = {
-		.slept = v->woken_ns,
+		.slept = v->woken_ns != 0,
 		.waited_ns = v->woken_idle ? 0 : now - v->woken_ns,
 		.entry_ns = v->exit_ns,
 	};
 	struct kvt_cpu *cpu = kvm_throttle_cpu(v);
-	bool may_run;
+	bool may_run, in_run;
 
+	/* In this order: another thread sets what it finds the other way round. */
+	in_run = READ_ONCE(v->vcpu->wants_to_run);
+	smp_rmb();
 	if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
 		kvm_throttle_scan_now(v->vm);
 		return false;
@@ -375,26 +396,32 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
 		if (late.first)
 			v->stats.late_max_ns = max(v->stats.late_max_ns,
 						   late.held_ns);
+		v->retry_ns = 0;
 		kvm_throttle_start(v, v->clock.close_ns, v->clock.close_ns);
 		return false;
 	}
 
-	if (v->vcpu->wants_to_run && !signal_pending(current))
+	if (in_run && !signal_pending(current)) {
+		v->retry_ns = 0;
 		return true;
+	}
 
-	if (v->vcpu->wants_to_run)
+	if (in_run)
 		v->stats.interrupted++;
 	else
 		v->stats.retries++;
-	kvm_throttle_start(v, now + KVM_THROTTLE_RETRY_NS, now);
+	v->retry_ns = 0;
+	kvm_throttle_retry(v, now);
 	return false;
 }
 
 /*
  * Sleep until the next run window; ->lock is released meanwhile.  @ran tells
- * whether @v comes from the guest.  Of those that share a CPU, the ones that ran
- * last are woken last: the scheduler forgives the first one on an idle CPU what
- * it has run, and would run the same ones again and again.
+ * whether @v comes from the guest.
+ *
+ * Siblings on a CPU are woken in the order in which they ran, latest first.  The
+ * scheduler doesn't know how far the first task on an idle CPU is behind or
+ * ahead of others: it would deprive one that has waited of its turn.
  */
 static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 {
@@ -428,23 +455,24 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
+	u64 now, ready, fired_ns;
 	bool ran = true;
-	u64 now, ready;
 
 	raw_spin_lock_irq(&v->lock);
+	fired_ns = v->fired_ns;
 	v->queued = false;
+	v->fired_ns = 0;
 	v->woken_ns = 0;
 
 	if (!v->vm || !v->grid.period_ns)
 		goto out;
 
 	now = kvm_throttle_now(v->vm);
-	ready = v->fired_ns ?: now;
-	if (v->fired_ns && v->vcpu->wants_to_run)
+	ready = fired_ns ?: now;
+	if (fired_ns && v->vcpu->wants_to_run)
 		kvm_throttle_learn_exit(v, now);
-	v->fired_ns = 0;
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
-	    READ_ONCE(v->vm->nr_running))
+	    READ_ONCE(v->vm->nr_vcpus))
 		kvm_throttle_scan_now(v->vm);
 
 	while (kvm_throttle_must_sleep(v, ready, now)) {
@@ -473,6 +501,8 @@ static void kvm_throttle_account(struct kvm_throttle_vcpu *v, u64 now)
 		v->stats.elapsed_ns += now - v->since_ns;
 	v->since_ns = now;
 	if (v->sleeping) {
+		/* The timer may be late; kvm_throttle_work() sees to that. */
+		now = clamp(v->clock.open_ns, v->asleep_ns, now);
 		v->stats.throttled_ns += now - v->asleep_ns;
 		v->asleep_ns = now;
 	} else if (v->fired_ns) {
@@ -481,9 +511,10 @@ static void kvm_throttle_account(struct kvm_throttle_vcpu *v, u64 now)
 	}
 }
 
-/* Put @setting in force for @v. */
+/* Put @setting in force for @v, which has run for @debt_ns too long. */
 static void kvm_throttle_apply(struct kvm_throttle_vcpu *v,
-			       const struct kvm_throttle_setting *setting)
+			       const struct kvm_throttle_setting *setting,
+			       u64 debt_ns)
 {
 	u64 now;
 
@@ -493,14 +524,30 @@ static void kvm_throttle_apply(struct kvm_throttle_vcpu *v,
 	v->setting = *setting;
 	kvt_grid_init(&v->grid, setting->percent_x100, setting->period_ns);
 	kvt_clock_init(&v->clock);
+	v->clock.debt_ns = debt_ns;
 	v->fired_ns = 0;
 	v->woken_ns = 0;
 	v->ran_window = 0;
+
+	v->retry_ns = 0;
 
 	/* Either way kvm_throttle_work() looks at the new grid. */
 	if (v->sleeping)
 		kvm_throttle_wake(v, now);
 	else if (v->task && v->grid.period_ns)
+		kvm_throttle_queue(v);
+	raw_spin_unlock_irq(&v->lock);
+}
+
+/*
+ * Have @v looked at if nothing else will: when its timer or its work found the
+ * vCPU in another thread, that was the end of it, but the vCPU may be back.
+ */
+static void kvm_throttle_revive(struct kvm_throttle_vcpu *v)
+{
+	raw_spin_lock_irq(&v->lock);
+	if (v->task && v->grid.period_ns && !v->queued && !v->sleeping &&
+	    !hrtimer_active(&v->timer))
 		kvm_throttle_queue(v);
 	raw_spin_unlock_irq(&v->lock);
 }
@@ -527,7 +574,9 @@ static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
 			    struct task_struct *task,
 			    struct kvm_throttle_vcpu *old)
 {
+	struct kvm_throttle_setting setting = vm->setting;
 	struct kvm_throttle_vcpu *v;
+	u64 debt_ns = 0;
 	int r;
 
 	v = kzalloc(sizeof(*v), GFP_KERNEL_ACCOUNT);
@@ -542,8 +591,6 @@ static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
 	kvt_hrtimer_setup(&v->timer, kvm_throttle_timer, CLOCK_MONOTONIC,
 			  HRTIMER_MODE_ABS_PINNED_HARD);
 	init_task_work(&v->work, kvm_throttle_work);
-	kvt_clock_init(&v->clock);
-	v->since_ns = kvm_throttle_now(vm);
 
 	r = xa_err(xa_store(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT));
 	if (r) {
@@ -555,15 +602,14 @@ static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
 
 	if (old) {
 		raw_spin_lock_irq(&old->lock);
-		kvm_throttle_account(old, v->since_ns);
-		v->setting = old->setting;
+		kvm_throttle_account(old, kvm_throttle_now(vm));
+		setting = old->setting;
+		debt_ns = old->clock.debt_ns;
 		v->stats = old->stats;
 		raw_spin_unlock_irq(&old->lock);
 		kvm_throttle_drop(old);
-	} else {
-		v->setting = vm->setting;
 	}
-	kvm_throttle_apply(v, &v->setting);
+	kvm_throttle_apply(v, &setting, debt_ns);
 	return 0;
 }
 
@@ -571,7 +617,6 @@ static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
 static int kvm_throttle_update(struct kvm_throttle_vm *vm)
 {
 	int nr = atomic_read(&vm->kvm->online_vcpus);
-	unsigned int nr_running = 0;
 	int i, r = 0;
 
 	lockdep_assert_held(&vm->lock);
@@ -585,21 +630,24 @@ static int kvm_throttle_update(struct kvm_throttle_vm *vm)
 			r = kvm_throttle_add(vm, vcpu, task, v);
 			if (!r)
 				task = NULL;
-			v = xa_load(&vm->vcpus, i);
+		} else {
+			kvm_throttle_revive(v);
 		}
 		if (task)
 			put_task_struct(task);
 		if (r)
-			break;
-		if (v->task)
-			nr_running++;
+			return r;
 	}
-	WRITE_ONCE(vm->nr_running, nr_running);
-	return r;
+	WRITE_ONCE(vm->nr_vcpus, nr);
+	return 0;
 }
 
-/* Let the VM go, at the end of its life or ours. */
+/*
+ * Let the VM go, at the end of its life or ours.  Releases vm->lock, below which
+ * nothing of what it takes to destroy a VM shall nest.
+ */
 static void kvm_throttle_detach(struct kvm_throttle_vm *vm)
+	__releases(&vm->lock)
 {
 	struct kvm_throttle_vcpu *v;
 	struct kvm *kvm = vm->kvm;
@@ -607,8 +655,10 @@ static void kvm_throttle_detach(struct kvm_throttle_vm *vm)
 
 	lockdep_assert_held(&vm->lock);
 
-	if (!kvm)
+	if (!kvm) {
+		mutex_unlock(&vm->lock);
 		return;
+	}
 	mutex_lock(&kvm_throttle_list_lock);
 	WRITE_ONCE(vm->kvm, NULL);
 	list_del(&vm->node);
@@ -617,6 +667,8 @@ static void kvm_throttle_detach(struct kvm_throttle_vm *vm)
 	xa_for_each(&vm->vcpus, i, v)
 		kvm_throttle_drop(v);
 	xa_destroy(&vm->vcpus);
+	mutex_unlock(&vm->lock);
+
 	kvm_put_kvm(kvm);
 	wake_up_interruptible_poll(&vm->death, EPOLLHUP);
 }
@@ -634,13 +686,14 @@ static bool kvm_throttle_is_dead(struct kvm *kvm)
 /* Take vm->lock if the VM is alive, and get to know its vCPUs. */
 static int kvm_throttle_lock(struct kvm_throttle_vm *vm)
 {
-	int r = -ESRCH;
+	int r;
 
 	mutex_lock(&vm->lock);
-	if (vm->kvm && kvm_throttle_is_dead(vm->kvm))
+	if (!vm->kvm || kvm_throttle_is_dead(vm->kvm)) {
 		kvm_throttle_detach(vm);
-	if (vm->kvm)
-		r = kvm_throttle_update(vm);
+		return -ESRCH;
+	}
+	r = kvm_throttle_update(vm);
 	if (r)
 		mutex_unlock(&vm->lock);
 	return r;
@@ -649,18 +702,15 @@ static int kvm_throttle_lock(struct kvm_throttle_vm *vm)
 static void kvm_throttle_scan(struct work_struct *work)
 {
 	struct kvm_throttle_vm *vm = container_of(work, typeof(*vm), scan.work);
-	unsigned int ms = KVM_THROTTLE_SCAN_SOON_MS;
 	int r;
 
 	r = kvm_throttle_lock(vm);
 	if (r == -ESRCH)
 		return;
-	if (!r) {
-		if (vm->nr_running == atomic_read(&vm->kvm->online_vcpus))
-			ms = KVM_THROTTLE_SCAN_MS;
+	if (!r)
 		mutex_unlock(&vm->lock);
-	}
-	queue_delayed_work(kvm_throttle_wq, &vm->scan, msecs_to_jiffies(ms));
+	queue_delayed_work(kvm_throttle_wq, &vm->scan,
+			   msecs_to_jiffies(KVM_THROTTLE_SCAN_MS));
 }
 
 static bool kvm_throttle_same(const struct kvm_throttle_setting *a,
@@ -681,7 +731,7 @@ static int kvm_throttle_set_vcpu(struct kvm_throttle_vm *vm, u32 vcpu_id,
 			continue;
 		if (!kvm_throttle_same(&v->setting, setting)) {
 			setting->serial = ++vm->serial;
-			kvm_throttle_apply(v, setting);
+			kvm_throttle_apply(v, setting, 0);
 		}
 		return 0;
 	}
@@ -700,7 +750,7 @@ static void kvm_throttle_set_all(struct kvm_throttle_vm *vm,
 	}
 	xa_for_each(&vm->vcpus, i, v) {
 		if (v->setting.serial != vm->setting.serial)
-			kvm_throttle_apply(v, &vm->setting);
+			kvm_throttle_apply(v, &vm->setting, 0);
 	}
 }
 
@@ -773,7 +823,6 @@ static int kvm_throttle_get(struct kvm_throttle_vm *vm,
 {
 	struct kvm_throttle_vcpu *v;
 	struct kvt_grid grid;
-	unsigned int nr = 0;
 	unsigned long i;
 	int r;
 
@@ -781,10 +830,8 @@ static int kvm_throttle_get(struct kvm_throttle_vm *vm,
 	if (r)
 		return r;
 
-	xa_for_each(&vm->vcpus, i, v)
-		nr++;
-	*states = kvcalloc(min(nr, get->nr_vcpus), sizeof(**states),
-			   GFP_KERNEL_ACCOUNT);
+	*states = kvcalloc(min_t(u32, vm->nr_vcpus, get->nr_vcpus),
+			   sizeof(**states), GFP_KERNEL_ACCOUNT);
 	if (!*states) {
 		r = -ENOMEM;
 		goto out;
@@ -797,7 +844,7 @@ static int kvm_throttle_get(struct kvm_throttle_vm *vm,
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
 	get->percent_x100 = vm->setting.percent_x100;
 	get->period_ns = grid.period_ns;
-	get->nr_vcpus = nr;
+	get->nr_vcpus = vm->nr_vcpus;
 out:
 	mutex_unlock(&vm->lock);
 	return r;
@@ -817,8 +864,8 @@ static int kvm_throttle_ioctl_get(struct kvm_throttle_vm *vm,
 		return -EFAULT;
 	if (get.flags || memchr_inv(get.reserved, 0, sizeof(get.reserved)))
 		return -EINVAL;
-	if (get.nr_vcpus && (get.vcpu_size < sizeof(*states) ||
-			     get.vcpu_size > PAGE_SIZE))
+	if (get.nr_vcpus ? get.vcpu_size < sizeof(*states) ||
+			   get.vcpu_size > PAGE_SIZE : get.vcpu_size)
 		return -EINVAL;
 
 	room = get.nr_vcpus;
@@ -869,7 +916,6 @@ static void kvm_throttle_free(struct kvm_throttle_vm *vm)
 {
 	mutex_lock(&vm->lock);
 	kvm_throttle_detach(vm);
-	mutex_unlock(&vm->lock);
 	cancel_delayed_work_sync(&vm->scan);
 	mutex_destroy(&vm->lock);
 	free_percpu(vm->cpus);

@@ -7,7 +7,7 @@
  * a VM.  How the module uses it is told at the top of kvm_throttle.c.
  *
  * The loop is closed: the long-run share is exact while windows start and end
- * late by less than a period, and by less than what KVT_REPAY_WINDOWS repay.
+ * late by less than a period, and by less than what kvt_repay_most() allows.
  *
  * All times are nanoseconds on the VM's grid, that is, since its epoch: a grid
  * that starts at 0 can't wrap.
@@ -27,8 +27,11 @@
 /* A shorter window is mostly spent on getting into and out of the guest. */
 #define KVT_WINDOW_MIN_NS	(100 * NSEC_PER_USEC)
 
-/* How many windows' worth of lateness is remembered, to be repaid. */
+/* How many windows' worth of lateness is remembered, to be repaid... */
 #define KVT_REPAY_WINDOWS	16
+
+/* ...unless the repayment would take longer than this. */
+#define KVT_REPAY_NS		(200 * NSEC_PER_MSEC)
 
 /* No window has this number: it would start after 584 years. */
 #define KVT_NO_WINDOW		U64_MAX
@@ -126,6 +129,14 @@ static inline void kvt_grid_init(struct kvt_grid *g, u32 percent_x100,
 	g->run_ns = div64_u64(g->period_ns * (all - percent_x100), all);
 }
 
+/* The most run time that is owed to a vCPU, or by it: a window at least. */
+static inline u64 kvt_repay_most(const struct kvt_grid *g)
+{
+	u64 windows = div64_u64(KVT_REPAY_NS, g->period_ns);
+
+	return g->run_ns * clamp(windows, 1ULL, (u64)KVT_REPAY_WINDOWS);
+}
+
 /**
  * kvt_clock_init() - put a vCPU on a new grid
  * @c: the vCPU's clock
@@ -188,7 +199,7 @@ static inline bool kvt_runs_on(const struct kvt_grid *g,
 static inline void kvt_charge(const struct kvt_grid *g, struct kvt_clock *c,
 			      u64 from, u64 to)
 {
-	u64 most = g->run_ns * KVT_REPAY_WINDOWS;
+	u64 most = kvt_repay_most(g);
 	u64 ns;
 
 	/* What it was owed took it into the next run window. */
@@ -227,7 +238,7 @@ static inline u64 kvt_owed(const struct kvt_grid *g, const struct kvt_clock *c,
 
 	if (cpu->window != KVT_NO_WINDOW && cpu->window >= due)
 		due = cpu->window + 1;
-	return g->run_ns * min(n - due + 1, (u64)KVT_REPAY_WINDOWS);
+	return min(g->run_ns * (n - due + 1), kvt_repay_most(g));
 }
 
 /* Settle when the run window @n ends for a vCPU that looks at it first at @t. */
@@ -244,11 +255,12 @@ static inline void kvt_open(const struct kvt_grid *g, struct kvt_clock *c,
 		owed = kvt_owed(g, c, cpu, n);
 		late->held_ns = owed - g->run_ns;
 		open = max(start, t + late->entry_ns - min(late->waited_ns, t));
-		c->close_ns = open + owed;
+		/* However long it had to wait, it gets to run. */
+		c->close_ns = max(open + owed, t + g->run_ns / 2);
 	} else if (kvt_runs_on(g, c)) {
 		/* It was owed the time until now, so this window is still due. */
 		c->close_ns = min(c->close_ns + (n - c->window) * g->run_ns,
-				  t + g->run_ns * KVT_REPAY_WINDOWS);
+				  t + kvt_repay_most(g));
 		c->window = n;
 		if (t > c->close_ns)
 			kvt_charge(g, c, c->close_ns, t);

@@ -83,6 +83,34 @@ static double held_share(int fd, int i, u64 ns)
 	       (after.elapsed_ns - before.elapsed_ns);
 }
 
+/*
+ * What a vCPU is held for.  Where timers are late by chance, it is exact only in
+ * the long run, and not if they are late by more than a period.
+ */
+#define EXPECT_SHARE(i, ns, low, high) do {				\
+	double share = held_share(self->fd, i, ns);			\
+	struct kvm_throttle_vcpu_state state = state_of(self->fd, i);	\
+	bool noisy = !throttle_exact() && state.late_max_ns > state.period_ns; \
+	double noise = throttle_exact() ? 0 : 0.15;			\
+									\
+	EXPECT_TRUE(noisy ||						\
+		    (share > (low) - noise && share < (high) + noise)) { \
+		TH_LOG("vCPU %d: held for %.4f of the time, late by up to %llu ns", \
+		       i, share, state.late_max_ns);			\
+	}								\
+} while (0)
+
+/* How fast the guest is, over its full speed; means nothing elsewhere. */
+#define EXPECT_SPEED(speed, low, high) do {				\
+	double _speed = speed;						\
+									\
+	if (!throttle_exact())						\
+		break;							\
+	EXPECT_TRUE(_speed > (low) && _speed < (high)) {		\
+		TH_LOG("%.4f of full speed", _speed);			\
+	}								\
+} while (0)
+
 /* Sleep until a sleep window has just begun; its length is known. */
 static void wait_for_sleep(int fd)
 {
@@ -108,31 +136,22 @@ TEST_F(vcpu, guest_that_exits_all_the_time)
 	set(self->fd, 9000);
 	sleep_ns(50 * MS);
 	slow = guest_speed(&self->guest, 1000 * MS);
-	EXPECT_LT(slow / full, 0.12) {
-		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
-	}
-	EXPECT_GT(slow / full, 0.08) {
-		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
-	}
+	EXPECT_SPEED(slow / full, 0.08, 0.12);
+	EXPECT_GT(state_of(self->fd, 0).windows, 20);
 }
 
 TEST_F(vcpu, guest_of_a_slow_device)
 {
 	double full, slow;
 
-	/* Most of the vCPU's time is spent in user space. */
+	/* Most of the vCPU's time is spent in user space, some 10 us at a time. */
 	START(GUEST_IO, 1);
-	self->guest.slow_exits = 20;
+	self->guest.slow_exits = 1;
 	full = guest_speed(&self->guest, 200 * MS);
 	set(self->fd, 9000);
 	sleep_ns(50 * MS);
 	slow = guest_speed(&self->guest, 1000 * MS);
-	EXPECT_LT(slow / full, 0.13) {
-		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
-	}
-	EXPECT_GT(slow / full, 0.07) {
-		TH_LOG("at 90 %%: %.4f of full speed", slow / full);
-	}
+	EXPECT_SPEED(slow / full, 0.07, 0.13);
 	EXPECT_GT(state_of(self->fd, 0).retries, 0);
 }
 
@@ -146,7 +165,7 @@ TEST_F(vcpu, no_sleep_outside_kvm_run)
 	ASSERT_EQ(throttle_set(self->fd, 9000, 100 * MS), 0);
 	sleep_ns(1000 * MS);
 	EXPECT_LT(self->guest.outside_ns, bound);
-	EXPECT_GT(state_of(self->fd, 0).windows, 5);
+	EXPECT_GE(state_of(self->fd, 0).windows, 2);
 }
 
 TEST_F(vcpu, signal_ends_the_sleep)
@@ -181,11 +200,9 @@ TEST_F(vcpu, signals_gain_nothing)
 		sleep_ns(1 * MS);
 	}
 	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
-	/* Each enters the guest for as long as a retry takes. */
-	EXPECT_LT(slow / full, 0.07) {
-		TH_LOG("at 99 %%, signalled every ms: %.4f of full speed", slow / full);
-	}
-	EXPECT_GT(state_of(self->fd, 0).interrupted, 500);
+	/* Each enters the guest for as long as the first retry takes. */
+	EXPECT_SPEED(slow / full, 0.005, 0.02);
+	EXPECT_GT(state_of(self->fd, 0).interrupted, 50);
 }
 
 /* Time for adding and removing a memory slot, which waits for kvm->srcu. */
@@ -227,7 +244,7 @@ TEST_F(vcpu, change_is_in_force_within_a_period)
 	set(self->fd, 9900);
 	sleep_ns(KVM_THROTTLE_PERIOD_DEFAULT_NS);
 	slow = guest_speed(&self->guest, 10 * KVM_THROTTLE_PERIOD_DEFAULT_NS);
-	EXPECT_LT(slow / full, 0.03);
+	EXPECT_SPEED(slow / full, 0.005, 0.03);
 
 	/* From the middle of a sleep of 99.9 ms. */
 	set(self->fd, 9990);
@@ -235,8 +252,7 @@ TEST_F(vcpu, change_is_in_force_within_a_period)
 	set(self->fd, 5000);
 	sleep_ns(KVM_THROTTLE_PERIOD_DEFAULT_NS);
 	slow = guest_speed(&self->guest, 10 * KVM_THROTTLE_PERIOD_DEFAULT_NS);
-	EXPECT_GT(slow / full, 0.45);
-	EXPECT_LT(slow / full, 0.55);
+	EXPECT_SPEED(slow / full, 0.45, 0.55);
 
 	set(self->fd, 9990);
 	wait_for_sleep(self->fd);
@@ -245,7 +261,7 @@ TEST_F(vcpu, change_is_in_force_within_a_period)
 	sleep_ns(throttle_exact() ? MS : 40 * MS);
 	EXPECT_GT(guest_work(&self->guest), work);
 	slow = guest_speed(&self->guest, 100 * MS);
-	EXPECT_GT(slow / full, throttle_exact() ? 0.99 : 0.5);
+	EXPECT_SPEED(slow / full, 0.99, 1.01);
 }
 
 TEST_F(vcpu, close_is_full_speed_at_once)
@@ -279,9 +295,7 @@ TEST_F(vcpu, same_setting_again_changes_nothing)
 		sleep_ns(MS);
 	}
 	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
-	EXPECT_LT(slow / full, 0.015) {
-		TH_LOG("at 99 %%, set every ms: %.4f of full speed", slow / full);
-	}
+	EXPECT_SPEED(slow / full, 0.005, 0.015);
 }
 
 TEST_F(vcpu, other_settings_all_the_time)
@@ -300,56 +314,77 @@ TEST_F(vcpu, other_settings_all_the_time)
 		sleep_ns(MS);
 	}
 	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
-	EXPECT_LT(slow / full, 0.05) {
-		TH_LOG("at 98 and 99 %%, changed every ms: %.4f of full speed",
-		       slow / full);
+	EXPECT_SPEED(slow / full, 0.005, 0.05);
+}
+
+TEST_F(vcpu, full_speed_after_throttle)
+{
+	int i;
+
+	/* The timer of the last window is still to come. */
+	START(GUEST_WORK, 2);
+	for (i = 0; i < 40; i++) {
+		set(self->fd, 5000 + i * 100);
+		sleep_ns(i * MS / 2);
+		set(self->fd, 0);
+		EXPECT_EQ(state_of(self->fd, 0).period_ns, 0);
+		sleep_ns(i * MS);
+		EXPECT_EQ(state_of(self->fd, 1).period_ns, 0);
+	}
+}
+
+TEST_F(vcpu, time_does_not_go_backwards)
+{
+	struct kvm_throttle_vcpu_state states[4], last[4] = {};
+	u64 begin;
+	int i;
+
+	START(GUEST_WORK, 4);
+	set(self->fd, 7000);
+	for (begin = now_ns(); now_ns() < begin + 500 * MS;) {
+		ASSERT_EQ(throttle_get(self->fd, states, 4, NULL), 4);
+		for (i = 0; i < 4; i++) {
+			ASSERT_GE(states[i].throttled_ns, last[i].throttled_ns);
+			ASSERT_GE(states[i].elapsed_ns, last[i].elapsed_ns);
+			ASSERT_LE(states[i].throttled_ns, states[i].elapsed_ns);
+		}
+		memcpy(last, states, sizeof(last));
+		pthread_kill(self->guest.threads[states[0].windows % 4], SIGUSR1);
+		sleep_ns(now_ns() % 700000);
 	}
 }
 
 TEST_F(vcpu, percentages_of_their_own)
 {
-	double share;
-
 	START(GUEST_WORK, 3);
 	set(self->fd, 5000);
 	ASSERT_EQ(throttle_set_vcpu(self->fd, 1, 9000), 0);
 	ASSERT_EQ(throttle_set_vcpu(self->fd, 2, 0), 0);
 	sleep_ns(100 * MS);
-	share = held_share(self->fd, 0, 1000 * MS);
-	EXPECT_GT(share, 0.48);
-	EXPECT_LT(share, 0.52);
-	share = held_share(self->fd, 1, 1000 * MS);
-	EXPECT_GT(share, 0.87);
-	EXPECT_LT(share, 0.93);
+	/* To wait for the CPU, which vCPU 2 never leaves, isn't to be held. */
+	EXPECT_SHARE(0, 1000 * MS, 0.4, 0.52);
+	EXPECT_SHARE(1, 1000 * MS, 0.6, 0.93);
 	EXPECT_EQ(state_of(self->fd, 2).period_ns, 0);
 
 	set(self->fd, 2000);
 	sleep_ns(100 * MS);
-	share = held_share(self->fd, 2, 1000 * MS);
-	EXPECT_GT(share, 0.18);
-	EXPECT_LT(share, 0.22);
+	EXPECT_SHARE(2, 1000 * MS, 0.18, 0.22);
 }
 
 TEST_F(vcpu, new_vcpu)
 {
-	double share;
-
 	START(GUEST_WORK, 1);
 	set(self->fd, 8000);
 	sleep_ns(50 * MS);
 	guest_add_vcpu(&self->guest, GUEST_WORK);
 	sleep_ns(50 * MS);
 	EXPECT_EQ(throttle_get(self->fd, NULL, 0, NULL), 2);
-	share = held_share(self->fd, 1, 500 * MS);
-	EXPECT_GT(share, 0.75);
-	EXPECT_LT(share, 0.85);
+	EXPECT_SHARE(1, 500 * MS, 0.75, 0.85);
 }
 
 TEST_F(vcpu, another_thread)
 {
 	struct kvm_throttle_vcpu_state before, after;
-	double share;
-
 	START(GUEST_WORK, 1);
 	set(self->fd, 8000);
 	sleep_ns(50 * MS);
@@ -361,9 +396,7 @@ TEST_F(vcpu, another_thread)
 	EXPECT_NE(before.tid, after.tid);
 	EXPECT_GT(after.tid, 0);
 	EXPECT_GT(after.throttled_ns, before.throttled_ns);
-	share = held_share(self->fd, 0, 500 * MS);
-	EXPECT_GT(share, 0.75);
-	EXPECT_LT(share, 0.85);
+	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
 }
 
 /* Runs the vCPU until told to stop, then lives on without it. */
@@ -378,8 +411,6 @@ TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
 {
 	struct guest *g = &self->guest;
 	pthread_t old;
-	double share;
-
 	START(GUEST_WORK, 1);
 	guest_stop(g, 0);
 	g->vcpus[0]->run->immediate_exit = 0;
@@ -394,14 +425,61 @@ TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
 	sleep_ns(50 * MS);
 	guest_start(g, 0);
 	sleep_ns(150 * MS);
-	share = held_share(self->fd, 0, 500 * MS);
-	EXPECT_GT(share, 0.75);
-	EXPECT_LT(share, 0.85);
+	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
 	pthread_kill(old, SIGUSR1);
 	pthread_join(old, NULL);
-	share = held_share(self->fd, 0, 500 * MS);
-	EXPECT_GT(share, 0.75);
-	EXPECT_LT(share, 0.85);
+	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
+}
+
+/* Enters KVM_RUN again and again, and leaves it at once. */
+static void *visiting_thread(void *arg)
+{
+	struct guest *g = arg;
+	int i;
+
+	for (i = 0; i < 300; i++) {
+		g->vcpus[0]->run->immediate_exit = 1;
+		pthread_kill(g->threads[0], SIGUSR1);
+		__vcpu_run(g->vcpus[0]);
+		g->vcpus[0]->run->immediate_exit = 0;
+		sleep_ns(i % 7 * MS / 3);
+	}
+	return NULL;
+}
+
+/* As guest_run(), but for the visitor. */
+static void *visited_thread(void *arg)
+{
+	struct guest *g = arg;
+
+	for (;;) {
+		__vcpu_run(g->vcpus[0]);
+		pthread_testcancel();
+	}
+	return NULL;
+}
+
+TEST_F(vcpu, another_thread_for_a_moment)
+{
+	struct guest *g = &self->guest;
+	pthread_t visitor;
+
+	START(GUEST_WORK, 1);
+	guest_stop(g, 0);
+	g->vcpus[0]->run->immediate_exit = 0;
+	ASSERT_EQ(pthread_create(&g->threads[0], NULL, visited_thread, g), 0);
+	set(self->fd, 8000);
+	sleep_ns(100 * MS);
+	ASSERT_EQ(pthread_create(&visitor, NULL, visiting_thread, g), 0);
+	pthread_join(visitor, NULL);
+	sleep_ns(150 * MS);
+	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
+
+	pthread_cancel(g->threads[0]);
+	g->vcpus[0]->run->immediate_exit = 1;
+	pthread_kill(g->threads[0], SIGUSR1);
+	pthread_join(g->threads[0], NULL);
+	guest_start(g, 0);
 }
 
 TEST_F(vcpu, halted_vcpu_is_left_alone)

@@ -84,8 +84,8 @@ struct kvm_throttle {
  * @period_ns: the period in force, in nanoseconds; 0 at full speed
  * @elapsed_ns: for how long the vCPU has had a percentage other than 0
  * @throttled_ns: for how much of @elapsed_ns the throttle kept the vCPU out of
- *	guest mode; a vCPU that never halts gets to
- *	@throttled_ns / @elapsed_ns == @percent_x100 / 10000
+ *	guest mode; for a vCPU that never halts or leaves KVM_RUN that is
+ *	@percent_x100 / 10000
  * @windows: sleep windows that the vCPU slept in
  * @interrupted: sleeps that a signal ended
  * @retries: times that a sleep window found the vCPU's thread outside KVM_RUN
@@ -153,7 +153,7 @@ struct kvm_throttle_state {
  * On a throttle fd.  poll() reports POLLHUP when the VM is gone.
  *
  * KVM_SET_THROTTLE: returns 0.  A change is in force within one period; full
- * speed is at once.
+ * speed is at once.  A new vCPU, or one in a new thread, is found within 50 ms.
  *	EINVAL	a field is out of its range
  *	ENOENT	there is no vCPU with that id
  *	ENOMEM	nothing has changed
