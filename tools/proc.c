@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * What /proc tells about other processes: their names, and the files that they
+ * have open.
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <err.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/kcmp.h>
+
+#include "proc.h"
+
+static pid_t read_tgid(pid_t tid)
+{
+	char line[128];
+	pid_t pid = 0;
+	FILE *f;
+
+	snprintf(line, sizeof(line), "/proc/%d/status", tid);
+	f = fopen(line, "re");
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "Tgid: %d", &pid) == 1)
+			break;
+	}
+	fclose(f);
+	return pid;
+}
+
+static void read_comm(pid_t pid, char *name, size_t size)
+{
+	char path[32];
+	size_t len;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return;
+	len = fread(name, 1, size - 1, f);
+	fclose(f);
+
+	if (len && name[len - 1] == '\n')
+		len--;
+	name[len] = '\0';
+
+	/* A process can call itself anything, also what confuses terminals. */
+	for (; len; len--) {
+		if (!isascii(name[len - 1]) || !isprint(name[len - 1]))
+			name[len - 1] = '?';
+	}
+}
+
+/**
+ * proc_of_thread() - the process that a thread belongs to
+ * @tid: the thread, which may be a process's first
+ *
+ * Return: the process; its id is 0 if there is no such thread.
+ */
+struct process proc_of_thread(pid_t tid)
+{
+	struct process process = { .pid = read_tgid(tid), .name = "?" };
+
+	if (process.pid)
+		read_comm(process.pid, process.name, sizeof(process.name));
+	return process;
+}
+
+/**
+ * proc_find_fds() - find a process's open files by their name
+ * @pid: the process
+ * @file: what the link of the file in /proc reads
+ * @fds: result, ascending; to be freed
+ *
+ * Return: how many there are, or a negative error number.
+ */
+int proc_find_fds(pid_t pid, const char *file, int **fds)
+{
+	char link[64], path[32];
+	struct dirent *entry;
+	int found = 0;
+	DIR *dir;
+
+	*fds = NULL;
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+
+	while ((entry = readdir(dir))) {
+		ssize_t len = readlinkat(dirfd(dir), entry->d_name, link,
+					 sizeof(link) - 1);
+		int *more;
+
+		if (len < 0 && errno == EACCES) {
+			found = -EACCES;
+			break;
+		}
+		if (len < 0)
+			continue;
+		link[len] = '\0';
+		if (strcmp(link, file))
+			continue;
+
+		more = reallocarray(*fds, found + 1, sizeof(**fds));
+		if (!more)
+			err(EXIT_FAILURE, "list of files");
+		more[found++] = atoi(entry->d_name);
+		*fds = more;
+	}
+	closedir(dir);
+	return found;
+}
+
+/**
+ * proc_same_file() - are two file descriptors copies of one another?
+ * @pid1: the process that has the first
+ * @fd1: the first
+ * @pid2: the process that has the second
+ * @fd2: the second
+ *
+ * Return: true if they are; false also if the kernel can't tell.
+ */
+bool proc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2)
+{
+	return !syscall(SYS_kcmp, pid1, pid2, KCMP_FILE, fd1, fd2);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What /proc tells about other processes: their names, and the files that they
+ * have open.
+ */
+#ifndef PROC_H
+#define PROC_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/**
+ * struct process - a process
+ * @pid: its id, 0 if there is none
+ * @name: its command name
+ */
+struct process {
+	pid_t pid;
+	char name[16];
+};
+
+struct process proc_of_thread(pid_t tid);
+int proc_find_fds(pid_t pid, const char *file, int **fds);
+bool proc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2);
+
+#endif /* PROC_H */

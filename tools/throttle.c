@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Throttle fds: what they say about their VM, and who has them.
+ *
+ * Only a throttle fd tells how its VM is throttled, and only its holder has it.
+ * Anyone who may debug the holder can look through a copy of it; the copy is
+ * closed at once, because the throttle lasts as long as its last copy.
+ */
+#include <dirent.h>
+#include <err.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#include "proc.h"
+#include "throttle.h"
+
+#define THROTTLE_FILE	"anon_inode:kvm-throttle"
+
+/**
+ * throttle_read() - read what is in force
+ * @fd: the throttle fd
+ * @t: where to store it; a zeroed one, or one that was read before
+ *
+ * Return: 0, or a negative error number; @t is unchanged then.
+ */
+int throttle_read(int fd, struct throttle *t)
+{
+	struct kvm_throttle_vcpu_state *vcpus = NULL, *more;
+	struct kvm_throttle_state state = { 0 };
+	uint32_t room;
+
+	/* The VM can get more vCPUs between asking how many and reading them. */
+	do {
+		room = state.nr_vcpus;
+		more = reallocarray(vcpus, room + 1, sizeof(*vcpus));
+		if (!more)
+			err(EXIT_FAILURE, "list of vCPUs");
+		vcpus = more;
+		state = (struct kvm_throttle_state) {
+			.nr_vcpus = room,
+			.vcpu_size = room ? sizeof(*vcpus) : 0,
+			.vcpus = (uintptr_t)vcpus,
+		};
+		if (ioctl(fd, KVM_GET_THROTTLE, &state)) {
+			int error = -errno;
+
+			free(vcpus);
+			return error;
+		}
+	} while (state.nr_vcpus > room);
+
+	free(t->vcpus);
+	t->percent_x100 = state.percent_x100;
+	t->nr_vcpus = state.nr_vcpus;
+	t->vcpus = vcpus;
+	return 0;
+}
+
+/**
+ * throttle_free() - free what throttle_read() allocated
+ * @t: the throttle
+ */
+void throttle_free(struct throttle *t)
+{
+	free(t->vcpus);
+	t->vcpus = NULL;
+	t->nr_vcpus = 0;
+}
+
+/* Read the throttle that @t->holder has as @t->fd, and find whose VM it is. */
+static int read_held(struct throttle *t)
+{
+	int pidfd = pidfd_open(t->holder.pid, 0);
+	int error, fd;
+
+	if (pidfd < 0)
+		return -errno;
+	fd = pidfd_getfd(pidfd, t->fd, 0);
+	error = fd < 0 ? -errno : throttle_read(fd, t);
+	if (fd >= 0)
+		close(fd);
+	close(pidfd);
+
+	for (uint32_t i = 0; !error && !t->vm.pid && i < t->nr_vcpus; i++) {
+		if (t->vcpus[i].tid)
+			t->vm = proc_of_thread(t->vcpus[i].tid);
+	}
+	return error;
+}
+
+static bool is_known(const struct throttle *list, int count,
+		     const struct throttle *t)
+{
+	for (int i = 0; i < count; i++) {
+		if (proc_same_file(list[i].holder.pid, list[i].fd,
+				   t->holder.pid, t->fd))
+			return true;
+	}
+	return false;
+}
+
+/**
+ * throttle_find() - find throttle fds in every process
+ * @vm: the process whose VMs' throttles are wanted, 0 for all
+ * @found: result, each element to be given to throttle_free(), the whole to be
+ *	freed
+ * @hidden: result: were there processes that the caller may not look into?
+ *
+ * A throttle fd that several processes have copies of is found once.
+ *
+ * Return: how many there are, or a negative error number.
+ */
+int throttle_find(pid_t vm, struct throttle **found, bool *hidden)
+{
+	struct dirent *entry;
+	int count = 0;
+	DIR *dir;
+
+	*found = NULL;
+	*hidden = false;
+	dir = opendir("/proc");
+	if (!dir)
+		return -errno;
+
+	while ((entry = readdir(dir))) {
+		pid_t pid = atoi(entry->d_name);
+		int *fds, nr_fds;
+
+		if (!pid)
+			continue;
+		nr_fds = proc_find_fds(pid, THROTTLE_FILE, &fds);
+		if (nr_fds == -EACCES || nr_fds == -EPERM)
+			*hidden = true;
+		for (int i = 0; i < nr_fds; i++) {
+			struct throttle *more, t = {
+				.holder = proc_of_thread(pid),
+				.fd = fds[i],
+			};
+			int error;
+
+			if (is_known(*found, count, &t))
+				continue;
+			error = read_held(&t);
+			if (error == -EPERM)
+				*hidden = true;
+			if (error || (vm && t.vm.pid != vm)) {
+				throttle_free(&t);
+				continue;
+			}
+			more = reallocarray(*found, count + 1, sizeof(**found));
+			if (!more)
+				err(EXIT_FAILURE, "list of throttles");
+			more[count++] = t;
+			*found = more;
+		}
+		free(fds);
+	}
+	closedir(dir);
+	return count;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Throttle fds: what they say about their VM, and who has them.
+ */
+#ifndef THROTTLE_H
+#define THROTTLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <linux/kvm_throttle.h>
+
+#include "proc.h"
+
+/**
+ * struct throttle - a VM that has a throttle fd
+ * @vm: the VM's process; its id is 0 if none of the vCPUs has run yet
+ * @holder: the process that has the throttle fd
+ * @fd: the throttle fd's number there
+ * @percent_x100: see struct kvm_throttle_state
+ * @nr_vcpus: number of elements of @vcpus
+ * @vcpus: the VM's vCPUs in the order of their creation
+ */
+struct throttle {
+	struct process vm;
+	struct process holder;
+	int fd;
+	uint32_t percent_x100;
+	uint32_t nr_vcpus;
+	struct kvm_throttle_vcpu_state *vcpus;
+};
+
+int throttle_read(int fd, struct throttle *t);
+void throttle_free(struct throttle *t);
+int throttle_find(pid_t vm, struct throttle **found, bool *hidden);
+
+#endif /* THROTTLE_H */
