@@ -10,7 +10,7 @@ KBUILD = $(MAKE) -C $(KDIR) M=$(CURDIR)
 .PHONY: all modules
 all: modules			## the module, for the running kernel or KDIR
 modules:
-	$(KBUILD) modules
+	+$(KBUILD) modules
 
 .PHONY: tools
 tools:				## the kvm-throttle command, and its tests
@@ -22,12 +22,12 @@ selftests:			## the kselftests (KSRC: a kernel source tree)
 
 .PHONY: install
 install: modules		## install the module, and the command if it was made
-	$(KBUILD) INSTALL_MOD_DIR=updates modules_install
+	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
 
 .PHONY: clean
 clean:				## remove what was made, but for the VM's roots
-	$(KBUILD) clean
+	+$(KBUILD) clean
 	$(MAKE) -C tools clean
 	$(MAKE) -C selftests clean
 

@@ -144,4 +144,24 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
 #endif
 }
 
+/*
+ * When to wake a task that shares an idle CPU with others which are woken at the
+ * same time, if it ran @age windows ago: the result is in nanoseconds.  It has
+ * to do with how the scheduler forgets who has waited.
+ *
+ * EEVDF, since 6.6, does so for the first one to come: let it be one that ran.
+ * CFS makes tasks that slept equal, and takes them as they come: let them come
+ * in turn, but for those that have just run, which are still behind.
+ */
+static inline u64 kvt_wake_order(u64 age)
+{
+	const u64 last = 255;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+	return min(age, last);
+#else
+	return age ? last - min(age, last - 1) : 0;
+#endif
+}
+
 #endif /* _KVM_THROTTLE_COMPAT_H */

@@ -106,9 +106,6 @@
 /* The way out of the guest doesn't take longer than this. */
 #define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
 
-/* Siblings on a CPU are woken one after the other within this time. */
-#define KVM_THROTTLE_ORDER_NS	255ULL
-
 /* How often to look for new vCPUs, for new threads and for the VM's death. */
 #define KVM_THROTTLE_SCAN_MS	50
 
@@ -419,20 +416,21 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
  * Sleep until the next run window; ->lock is released meanwhile.  @ran tells
  * whether @v comes from the guest.
  *
- * Siblings on a CPU are woken in the order in which they ran, latest first.  The
- * scheduler doesn't know how far the first task on an idle CPU is behind or
- * ahead of others: it would deprive one that has waited of its turn.
+ * Siblings on a CPU are woken one after the other, or else the scheduler would
+ * run the same ones again and again.
  */
 static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 {
 	u64 order_ns;
 
 	v->asleep_ns = now;
+	/* A timer that was set before a change may have left this behind. */
+	v->fired_ns = 0;
 	v->woken_ns = 0;
 	v->sleeping = true;
 	if (ran)
 		v->ran_window = v->clock.window;
-	order_ns = min(KVM_THROTTLE_ORDER_NS, v->clock.window - v->ran_window);
+	order_ns = kvt_wake_order(v->clock.window - v->ran_window);
 	kvm_throttle_start(v, v->clock.open_ns + order_ns, v->clock.open_ns);
 
 	set_current_state(TASK_INTERRUPTIBLE);

@@ -22,7 +22,7 @@
 /* Bounds in hundredths of a percentage point. */
 #define ONE_VCPU_BOUND		5
 #define MANY_VCPUS_BOUND	25
-#define SHARE_BOUND		1000
+#define SHARE_BOUND		2000
 
 #define STALL_BOUND_NS		20000000
 #define SPREAD_BOUND		0.005

@@ -136,7 +136,7 @@ TEST_F(vcpu, guest_that_exits_all_the_time)
 	set(self->fd, 9000);
 	sleep_ns(50 * MS);
 	slow = guest_speed(&self->guest, 1000 * MS);
-	EXPECT_SPEED(slow / full, 0.08, 0.12);
+	EXPECT_SPEED(slow / full, 0.07, 0.12);
 	EXPECT_GT(state_of(self->fd, 0).windows, 20);
 }
 
