@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The workload of vm/demo: process 1 of its Linux guest.
+ *
+ * One process per vCPU dirties memory in an endless loop, and counts the pages.
+ * The counts are in memory that the guest's kernel has been told to leave alone
+ * (memmap=), and that the host reads as a file.  So the guest reports without
+ * spending any of the time that is being measured.
+ *
+ * The kernel passes these of its arguments on as environment variables:
+ *
+ *	counts=ADDRESS		physical address of the counts
+ *	dirty_mb=MB		how much memory each process dirties
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#define PAGE		4096
+
+/* Counts are that far apart: a cache line each. */
+#define COUNT_STRIDE	(64 / sizeof(uint64_t))
+#define MAX_COUNTS	(PAGE / 64)
+
+typedef uint64_t vector __attribute__((vector_size(16)));
+
+/* The kernel panics when process 1 ends, and vm/demo shows the console. */
+static _Noreturn void die(const char *what)
+{
+	perror(what);
+	exit(EXIT_FAILURE);
+}
+
+static unsigned long long number(const char *name)
+{
+	const char *value = getenv(name);
+
+	if (!value)
+		die(name);
+	return strtoull(value, NULL, 0);
+}
+
+static volatile uint64_t *map_counts(void)
+{
+	void *counts;
+	int fd;
+
+	if (mount("devtmpfs", "/dev", "devtmpfs", 0, NULL))
+		die("mount /dev");
+	fd = open("/dev/mem", O_RDWR);
+	if (fd < 0)
+		die("/dev/mem");
+	counts = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		      number("counts"));
+	if (counts == MAP_FAILED)
+		die("mmap /dev/mem");
+	close(fd);
+	return counts;
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		die("sched_setaffinity");
+}
+
+static void dirty_page(volatile vector *page, uint64_t value)
+{
+	const vector values = { value, value };
+
+#pragma GCC unroll 16
+	for (size_t i = 0; i < PAGE / sizeof(*page); i++)
+		page[i] = values;
+}
+
+static _Noreturn void dirty_for_ever(volatile uint64_t *count, size_t size)
+{
+	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		die("mmap");
+
+	for (uint64_t value = 1;; value++) {
+		for (size_t at = 0; at < size; at += PAGE) {
+			dirty_page((volatile vector *)(memory + at), value);
+			(*count)++;
+		}
+	}
+}
+
+int main(void)
+{
+	volatile uint64_t *counts = map_counts();
+	size_t size = number("dirty_mb") << 20;
+	int cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+	for (int cpu = 0; cpu < cpus && cpu < MAX_COUNTS; cpu++) {
+		switch (fork()) {
+		case -1:
+			die("fork");
+		case 0:
+			run_on(cpu);
+			dirty_for_ever(counts + cpu * COUNT_STRIDE, size);
+		}
+	}
+	for (;;)
+		pause();
+}
