@@ -315,6 +315,7 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 	} else if (v->retry_ns && !v->vcpu->wants_to_run &&
 		   task_is_running(v->task) && now < v->clock.open_ns) {
 		/* Still busy elsewhere: leave it alone. */
+		v->stats.retries++;
 		kvm_throttle_retry(v, now);
 	} else {
 		v->fired_ns = task_is_running(v->task) && !v->retry_ns ?
