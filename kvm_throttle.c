@@ -139,7 +139,7 @@ struct kvm_throttle_setting {
  */
 struct kvm_throttle_vm {
 	struct kvm *kvm;
-	struct mutex lock;
+	struct mutex lock;	/* see above */
 	struct kvm_throttle_setting setting;
 	u64 serial;
 	u64 epoch_ns;
@@ -378,8 +378,8 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
 	struct kvt_cpu *cpu = kvm_throttle_cpu(v);
 	bool may_run, in_run;
 
-	/* In this order: another thread sets what it finds the other way round. */
 	in_run = READ_ONCE(v->vcpu->wants_to_run);
+	/* A thread that takes the vCPU over sets its pid, then that. */
 	smp_rmb();
 	if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
 		kvm_throttle_scan_now(v->vm);
@@ -864,8 +864,10 @@ static int kvm_throttle_ioctl_get(struct kvm_throttle_vm *vm,
 		return -EFAULT;
 	if (get.flags || memchr_inv(get.reserved, 0, sizeof(get.reserved)))
 		return -EINVAL;
-	if (get.nr_vcpus ? get.vcpu_size < sizeof(*states) ||
-			   get.vcpu_size > PAGE_SIZE : get.vcpu_size)
+	if (get.nr_vcpus && (get.vcpu_size < sizeof(*states) ||
+			     get.vcpu_size > PAGE_SIZE))
+		return -EINVAL;
+	if (!get.nr_vcpus && get.vcpu_size)
 		return -EINVAL;
 
 	room = get.nr_vcpus;

@@ -314,9 +314,12 @@ TEST_F(abi, get_arguments)
 	get.nr_vcpus = UINT32_MAX;
 	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
 	EXPECT_EQ(get.nr_vcpus, 1);
-	/* Not asked for vCPUs, their size and address are not looked at. */
+	/* Not asked for vCPUs, their address is not looked at. */
 	get = (struct kvm_throttle_state) { .vcpus = -4096UL };
 	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	get.vcpu_size = sizeof(state);
+	get.nr_vcpus = 0;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), EINVAL);
 }
 
 TEST_F(abi, get_for_a_newer_caller)
