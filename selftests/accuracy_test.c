@@ -120,6 +120,19 @@ static void test_target(struct guest *g, int fd, const struct measure *full,
 	TEST_ASSERT(!throttle_set(fd, target, 0), "KVM_SET_THROTTLE");
 	measure(g, fd, exact ? max(measure_ns, everyone_ns) : measure_ns, &m);
 	actual = exact ? 1 - m.speed / full->speed : m.share;
+	if (exact && fabs(actual * 10000 - target) > bound) {
+		double again[2];
+		struct measure n;
+		int i;
+
+		/* The machine's own I/O may have come between: the median of 3. */
+		for (i = 0; i < 2; i++) {
+			measure(g, fd, max(measure_ns, everyone_ns), &n);
+			again[i] = 1 - n.speed / full->speed;
+		}
+		actual = max(min(actual, again[0]),
+			     min(max(actual, again[0]), again[1]));
+	}
 	/* Lateness of more than a period isn't promised to be repaid. */
 	noisy = !exact && m.late_ns > KVM_THROTTLE_PERIOD_DEFAULT_NS;
 	ksft_test_result(noisy || fabs(actual * 10000 - target) <= bound,
