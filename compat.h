@@ -62,10 +62,16 @@ static int kvt_no_task_work_add(struct task_struct *task,
 /* A direct call, which neither IBT nor kCFI has to check. */
 DEFINE_STATIC_CALL(kvt_task_work_add_call, kvt_no_task_work_add);
 
-/* Registering a kprobe is the one way left to ask for a symbol's address. */
+/*
+ * Registering a kprobe is the one way left to ask for a symbol's address.  It is
+ * registered disabled, so that the function stays as it is.
+ */
 static inline int kvt_task_work_init(void)
 {
-	struct kprobe probe = { .symbol_name = "task_work_add" };
+	struct kprobe probe = {
+		.symbol_name = "task_work_add",
+		.flags = KPROBE_FLAG_DISABLED,
+	};
 	static const char start[] = "task_work_add+0x0/";
 	char symbol[KSYM_SYMBOL_LEN];
 	void *address;
@@ -141,6 +147,18 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
 	return READ_ONCE(task->on_cpu);
 #else
 	return task == current;
+#endif
+}
+
+/*
+ * Have the guest know that @ns were taken from it: KVM makes its steal time of
+ * how long the vCPU's thread had to wait for a CPU, which only the thread itself
+ * changes while it runs.  A kernel that doesn't count that has no steal time.
+ */
+static inline void kvt_steal(u64 ns)
+{
+#ifdef CONFIG_SCHED_INFO
+	current->sched_info.run_delay += ns;
 #endif
 }
 

@@ -40,6 +40,8 @@
  * vCPU: one that waits while a sibling has the CPU has lost nothing.  The
  * arithmetic of all that is in kvm_throttle.h.
  *
+ * Here are the VMs and the fds; the vCPUs' circle is in vcpu.c.
+ *
  * Lifetime, from the outside in:
  *
  *  - struct kvm_throttle_vm belongs to its file, the throttle fd.  The last
@@ -70,9 +72,9 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/anon_inodes.h>
+#include <linux/debugfs.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/hrtimer.h>
 #include <linux/kvm_host.h>
 #include <linux/magic.h>
 #include <linux/miscdevice.h>
@@ -80,561 +82,46 @@
 #include <linux/percpu.h>
 #include <linux/poll.h>
 #include <linux/rcupdate.h>
-#include <linux/refcount.h>
 #include <linux/sched.h>
-#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
-#include <linux/task_work.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
 
-#include "compat.h"
-#include "kvm_throttle.h"
+#include "vcpu.h"
+
+#define CREATE_TRACE_POINTS
+#include "trace.h"
 
 /* A number of those for local use, so that modprobe's alias can name it. */
 #define KVM_THROTTLE_MINOR	249
 
-/*
- * How soon to look again for a vCPU whose thread is outside KVM_RUN: what it
- * runs until then it has too much.  Each look takes twice as long as the last.
- */
-#define KVM_THROTTLE_RETRY_MIN_NS	(5 * NSEC_PER_USEC)
-#define KVM_THROTTLE_RETRY_MAX_NS	(80 * NSEC_PER_USEC)
-
-/* The way out of the guest doesn't take longer than this. */
-#define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
-
 /* How often to look for new vCPUs, for new threads and for the VM's death. */
 #define KVM_THROTTLE_SCAN_MS	50
 
-/**
- * struct kvm_throttle_setting - what the user asked for
- * @percent_x100: share to sleep, in hundredths of a percent
- * @own: the setting is that of one vCPU, not the VM's
- * @period_ns: period, or 0 for the default
- * @serial: differs from that of any other setting of the VM
- */
-struct kvm_throttle_setting {
-	u32 percent_x100;
-	bool own;
-	u64 period_ns;
-	u64 serial;
-};
-
-/**
- * struct kvm_throttle_vm - a throttled VM, behind a throttle fd
- * @kvm: the VM, with a reference; NULL after its death
- * @lock: protects all that isn't said to be constant
- * @setting: for every vCPU that has none of its own
- * @serial: of the newest setting, the VM's or a vCPU's
- * @epoch_ns: when the grid began; constant
- * @vcpus: struct kvm_throttle_vcpu by vcpu_idx
- * @nr_vcpus: how many are in @vcpus; read without @lock too
- * @cpus: how far each CPU has given the VM its windows
- * @scan: kvm_throttle_scan()
- * @death: where poll() waits for @kvm to become NULL
- * @node: in kvm_throttle_list while @kvm isn't NULL
- */
-struct kvm_throttle_vm {
-	struct kvm *kvm;
-	struct mutex lock;	/* see above */
-	struct kvm_throttle_setting setting;
-	u64 serial;
-	u64 epoch_ns;
-	struct xarray vcpus;
-	int nr_vcpus;
-	struct kvt_cpu __percpu *cpus;
-	struct delayed_work scan;
-	wait_queue_head_t death;
-	struct list_head node;
-};
-
-/**
- * struct kvm_throttle_vcpu - a vCPU in the thread that runs it
- * @ref: one for kvm_throttle_vm::vcpus, one while @queued or at work
- * @lock: protects all that isn't said to be constant
- * @vm: the VM's throttle; NULL once that has let go
- * @vcpu: the vCPU; to be used only while @vm isn't NULL
- * @task: the thread, with a reference; NULL until there is one, then constant
- * @timer: ends the window that the vCPU is in
- * @work: kvm_throttle_work()
- * @queued: @work is in @task's list
- * @sleeping: @work sleeps until @timer or a change wakes it
- * @setting: what is in force
- * @grid: the windows that follow from @setting
- * @clock: where in them the vCPU is
- * @cpu: in place of kvm_throttle_vm::cpus for a vCPU with a setting of its own
- * @exit_ns: how long the way from the guest to @work takes, from the timer's
- *	expiry.  Nothing tells when the guest is entered; that takes about three
- *	quarters as long
- * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
- * @woken_ns: when @timer ended the sleep; 0 if it didn't
- * @woken_idle: the CPU had nothing to do then
- * @charge_ns: from when on running is charged, while @timer is armed
- * @retry_ns: how long @timer was set for to look for the vCPU again; 0 if it is
- *	set for a window's end
- * @ran_window: window in which the vCPU last entered the guest
- * @asleep_ns: since when the vCPU has been asleep, while @sleeping
- * @since_ns: when the vCPU was last found at a percentage other than 0
- * @stats: for KVM_GET_THROTTLE
- *
- * Times are on the VM's grid.
- */
-struct kvm_throttle_vcpu {
-	refcount_t ref;
-	raw_spinlock_t lock;
-	struct kvm_throttle_vm *vm;
-	struct kvm_vcpu *vcpu;
-	struct task_struct *task;
-	struct hrtimer timer;
-	struct callback_head work;
-	bool queued;
-	bool sleeping;
-	struct kvm_throttle_setting setting;
-	struct kvt_grid grid;
-	struct kvt_clock clock;
-	struct kvt_cpu cpu;
-	u64 exit_ns;
-	u64 fired_ns;
-	u64 woken_ns;
-	bool woken_idle;
-	u64 charge_ns;
-	u64 retry_ns;
-	u64 ran_window;
-	u64 asleep_ns;
-	u64 since_ns;
-	struct {
-		u64 elapsed_ns;
-		u64 throttled_ns;
-		u64 windows;
-		u64 interrupted;
-		u64 retries;
-		u64 late_max_ns;
-	} stats;
-};
-
 static DEFINE_MUTEX(kvm_throttle_list_lock);
 static LIST_HEAD(kvm_throttle_list);
+static u32 kvm_throttle_last_id;
+static struct dentry *kvm_throttle_debugfs;
 static struct workqueue_struct *kvm_throttle_wq;
 
-static u64 kvm_throttle_now(const struct kvm_throttle_vm *vm)
-{
-	return ktime_get_ns() - vm->epoch_ns;
-}
-
-/* Have the VM looked at; another thread runs a vCPU, or there is a new one. */
-static void kvm_throttle_scan_now(struct kvm_throttle_vm *vm)
+void kvm_throttle_scan_now(struct kvm_throttle_vm *vm)
 {
 	mod_delayed_work(kvm_throttle_wq, &vm->scan, 0);
-}
-
-/* The last reference may be the one that task work held, so any task's. */
-static void kvm_throttle_put(struct kvm_throttle_vcpu *v)
-{
-	if (!refcount_dec_and_test(&v->ref))
-		return;
-	if (v->task)
-		put_task_struct(v->task);
-	kfree(v);
-	/* kvm_throttle_exit() waits for what is left of this function. */
-	module_put(THIS_MODULE);
-}
-
-/* Have kvm_throttle_work() called before @v enters the guest. */
-static void kvm_throttle_queue(struct kvm_throttle_vcpu *v)
-{
-	lockdep_assert_held(&v->lock);
-
-	if (v->queued)
-		return;
-	v->queued = true;
-	refcount_inc(&v->ref);
-	if (kvt_task_work_add(v->task, &v->work)) {
-		/* The thread is exiting.  kvm_throttle_vm has a reference. */
-		v->queued = false;
-		refcount_dec(&v->ref);
-	}
-}
-
-/* End the sleep of @v in kvm_throttle_work(); it was held until @until. */
-static void kvm_throttle_wake(struct kvm_throttle_vcpu *v, u64 until)
-{
-	lockdep_assert_held(&v->lock);
-
-	v->sleeping = false;
-	v->stats.throttled_ns += until - v->asleep_ns;
-	wake_up_process(v->task);
-}
-
-/* Start the timer, to expire at @at; what @v runs after @charge is a debt. */
-static void kvm_throttle_start(struct kvm_throttle_vcpu *v, u64 at, u64 charge)
-{
-	lockdep_assert_held(&v->lock);
-
-	v->charge_ns = charge;
-	hrtimer_start(&v->timer, ns_to_ktime(v->vm->epoch_ns + at),
-		      HRTIMER_MODE_ABS_PINNED_HARD);
-}
-
-/* Look again for @v, which is outside KVM_RUN, or about to leave it. */
-static void kvm_throttle_retry(struct kvm_throttle_vcpu *v, u64 now)
-{
-	v->retry_ns = clamp(2 * v->retry_ns, (u64)KVM_THROTTLE_RETRY_MIN_NS,
-			    (u64)KVM_THROTTLE_RETRY_MAX_NS);
-	kvm_throttle_start(v, now + v->retry_ns, now);
-}
-
-static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
-{
-	struct kvm_throttle_vcpu *v = container_of(timer, typeof(*v), timer);
-	unsigned long flags;
-	u64 now, due, from;
-
-	raw_spin_lock_irqsave(&v->lock, flags);
-	/* While this waited for the lock, the timer may have been set anew. */
-	if (!v->vm || !v->grid.period_ns || hrtimer_is_queued(timer))
-		goto out;
-
-	now = kvm_throttle_now(v->vm);
-	due = ktime_to_ns(hrtimer_get_expires(timer)) - v->vm->epoch_ns;
-	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
-
-	/* The guest has stopped on time if it took no longer than is usual. */
-	from = v->charge_ns + (v->retry_ns ? 0 : v->exit_ns);
-	if (!v->sleeping && kvt_task_on_cpu(v->task) && now > from)
-		kvt_charge(&v->grid, &v->clock, from, now);
-
-	if (v->sleeping) {
-		v->stats.windows++;
-		v->woken_ns = now;
-		v->woken_idle = is_idle_task(current);
-		kvm_throttle_wake(v, v->clock.open_ns);
-	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
-		kvm_throttle_scan_now(v->vm);
-	} else if (v->retry_ns && !v->vcpu->wants_to_run &&
-		   task_is_running(v->task) && now < v->clock.open_ns) {
-		/* Still busy elsewhere: leave it alone. */
-		v->stats.retries++;
-		kvm_throttle_retry(v, now);
-	} else {
-		v->fired_ns = task_is_running(v->task) && !v->retry_ns ?
-			      max(v->charge_ns, now - v->exit_ns) : 0;
-		kvm_throttle_queue(v);
-	}
-out:
-	raw_spin_unlock_irqrestore(&v->lock, flags);
-	return HRTIMER_NORESTART;
-}
-
-/* The record of this CPU for the grid that @v is on. */
-static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
-{
-	struct kvt_cpu *cpu;
-
-	lockdep_assert_held(&v->lock);
-
-	cpu = v->setting.own ? &v->cpu : this_cpu_ptr(v->vm->cpus);
-	if (cpu->grid != v->setting.serial) {
-		cpu->grid = v->setting.serial;
-		cpu->window = KVT_NO_WINDOW;
-	}
-	return cpu;
-}
-
-/*
- * Learn how long it takes from the end of a window to kvm_throttle_work(): what
- * is usual, not the worst.
- */
-static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 now)
-{
-	u64 exit_ns = now - v->charge_ns;
-
-	/* The timer was late, or another task had the CPU. */
-	if (exit_ns > KVM_THROTTLE_EXIT_MAX_NS)
-		return;
-	if (exit_ns > v->exit_ns && v->exit_ns)
-		v->exit_ns += (exit_ns - v->exit_ns) / 16;
-	else
-		v->exit_ns = exit_ns;
-}
-
-/*
- * Decide what @v does next, in its own thread.  If it doesn't come from a sleep
- * that the timer ended, it has been ready to run since @ready.
- *
- * Return: true if it has to sleep until ->clock.open_ns.  Otherwise the timer
- * has been started if @v has to be looked at again.
- */
-static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
-				    u64 now)
-{
-	struct kvt_late late = {
-		.slept = v->woken_ns != 0,
-		.waited_ns = v->woken_idle ? 0 : now - v->woken_ns,
-		.entry_ns = v->exit_ns * 3 / 4,
-	};
-	struct kvt_cpu *cpu = kvm_throttle_cpu(v);
-	bool may_run, in_run;
-
-	in_run = READ_ONCE(v->vcpu->wants_to_run);
-	/* A thread that takes the vCPU over sets its pid, then that. */
-	smp_rmb();
-	if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
-		kvm_throttle_scan_now(v->vm);
-		return false;
-	}
-
-	may_run = kvt_may_run(&v->grid, &v->clock, cpu, now, &late);
-	if (late.slept)
-		v->stats.throttled_ns += late.held_ns;
-	else
-		v->stats.throttled_ns += kvt_held_ns(&v->grid, ready, now);
-	if (may_run) {
-		if (late.first)
-			v->stats.late_max_ns = max(v->stats.late_max_ns,
-						   late.held_ns);
-		v->retry_ns = 0;
-		kvm_throttle_start(v, v->clock.close_ns, v->clock.close_ns);
-		return false;
-	}
-
-	if (in_run && !signal_pending(current)) {
-		v->retry_ns = 0;
-		return true;
-	}
-
-	if (in_run)
-		v->stats.interrupted++;
-	else
-		v->stats.retries++;
-	v->retry_ns = 0;
-	kvm_throttle_retry(v, now);
-	return false;
-}
-
-/*
- * Sleep until the next run window; ->lock is released meanwhile.  @ran tells
- * whether @v comes from the guest.
- *
- * Siblings on a CPU are woken one after the other, or else the scheduler would
- * run the same ones again and again.
- */
-static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
-{
-	u64 order_ns;
-
-	v->asleep_ns = now;
-	/* A timer that was set before a change may have left this behind. */
-	v->fired_ns = 0;
-	v->woken_ns = 0;
-	v->sleeping = true;
-	if (ran)
-		v->ran_window = v->clock.window;
-	order_ns = kvt_wake_order(v->clock.window - v->ran_window);
-	kvm_throttle_start(v, v->clock.open_ns + order_ns, v->clock.open_ns);
-
-	set_current_state(TASK_INTERRUPTIBLE);
-	raw_spin_unlock_irq(&v->lock);
-	schedule();
-	raw_spin_lock_irq(&v->lock);
-
-	/* A signal has ended it, or nothing in particular. */
-	if (v->sleeping)
-		kvm_throttle_wake(v, kvm_throttle_now(v->vm));
-}
-
-/**
- * kvm_throttle_work() - keep a vCPU out of the guest while it has to sleep
- * @work: the vCPU's
- *
- * Called in the vCPU's thread, before it enters the guest, returns to user mode
- * or exits.  May sleep; holds no lock of KVM's.
- */
-static void kvm_throttle_work(struct callback_head *work)
-{
-	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns;
-	bool ran = true;
-
-	raw_spin_lock_irq(&v->lock);
-	fired_ns = v->fired_ns;
-	v->queued = false;
-	v->fired_ns = 0;
-	v->woken_ns = 0;
-
-	if (!v->vm || !v->grid.period_ns)
-		goto out;
-
-	now = kvm_throttle_now(v->vm);
-	ready = fired_ns ?: now;
-	if (fired_ns && v->vcpu->wants_to_run)
-		kvm_throttle_learn_exit(v, now);
-	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
-	    READ_ONCE(v->vm->nr_vcpus))
-		kvm_throttle_scan_now(v->vm);
-
-	while (kvm_throttle_must_sleep(v, ready, now)) {
-		kvm_throttle_sleep(v, now, ran);
-		if (!v->vm || !v->grid.period_ns)
-			break;
-
-		now = kvm_throttle_now(v->vm);
-		ready = now;
-		ran = false;
-	}
-out:
-	raw_spin_unlock_irq(&v->lock);
-	kvm_throttle_put(v);
-}
-
-/*
- * Bring the time statistics up to @now, which the setting that is in force has
- * to be true for.
- */
-static void kvm_throttle_account(struct kvm_throttle_vcpu *v, u64 now)
-{
-	lockdep_assert_held(&v->lock);
-
-	if (v->grid.period_ns)
-		v->stats.elapsed_ns += now - v->since_ns;
-	v->since_ns = now;
-	if (v->sleeping) {
-		/* The timer may be late; kvm_throttle_work() sees to that. */
-		now = clamp(v->clock.open_ns, v->asleep_ns, now);
-		v->stats.throttled_ns += now - v->asleep_ns;
-		v->asleep_ns = now;
-	} else if (v->fired_ns) {
-		v->stats.throttled_ns += kvt_held_ns(&v->grid, v->fired_ns, now);
-		v->fired_ns = now;
-	}
-}
-
-/* Put @setting in force for @v, which has run for @debt_ns too long. */
-static void kvm_throttle_apply(struct kvm_throttle_vcpu *v,
-			       const struct kvm_throttle_setting *setting,
-			       u64 debt_ns)
-{
-	u64 now;
-
-	raw_spin_lock_irq(&v->lock);
-	now = kvm_throttle_now(v->vm);
-	kvm_throttle_account(v, now);
-	v->setting = *setting;
-	kvt_grid_init(&v->grid, setting->percent_x100, setting->period_ns);
-	kvt_clock_init(&v->clock);
-	v->clock.debt_ns = debt_ns;
-	v->fired_ns = 0;
-	v->woken_ns = 0;
-	v->ran_window = 0;
-
-	v->retry_ns = 0;
-
-	/* Either way kvm_throttle_work() looks at the new grid. */
-	if (v->sleeping)
-		kvm_throttle_wake(v, now);
-	else if (v->task && v->grid.period_ns)
-		kvm_throttle_queue(v);
-	raw_spin_unlock_irq(&v->lock);
-}
-
-/*
- * Have @v looked at if nothing else will: when its timer or its work found the
- * vCPU in another thread, that was the end of it, but the vCPU may be back.
- */
-static void kvm_throttle_revive(struct kvm_throttle_vcpu *v)
-{
-	raw_spin_lock_irq(&v->lock);
-	if (v->task && v->grid.period_ns && !v->queued && !v->sleeping &&
-	    !hrtimer_active(&v->timer))
-		kvm_throttle_queue(v);
-	raw_spin_unlock_irq(&v->lock);
-}
-
-/* Part @v from its VM, and let go of it.  Full speed at once. */
-static void kvm_throttle_drop(struct kvm_throttle_vcpu *v)
-{
-	raw_spin_lock_irq(&v->lock);
-	if (v->sleeping)
-		kvm_throttle_wake(v, kvm_throttle_now(v->vm));
-	v->vm = NULL;
-	v->vcpu = NULL;
-	raw_spin_unlock_irq(&v->lock);
-
-	hrtimer_cancel(&v->timer);
-	kvm_throttle_put(v);
-}
-
-/*
- * A vCPU that is new, or that runs in another thread than @old knows: there,
- * the work of @old may be queued for ever.  Takes the reference on @task.
- */
-static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
-			    struct task_struct *task,
-			    struct kvm_throttle_vcpu *old)
-{
-	struct kvm_throttle_setting setting = vm->setting;
-	struct kvm_throttle_vcpu *v;
-	u64 debt_ns = 0;
-	int r;
-
-	v = kzalloc(sizeof(*v), GFP_KERNEL_ACCOUNT);
-	if (!v)
-		return -ENOMEM;
-
-	refcount_set(&v->ref, 1);
-	raw_spin_lock_init(&v->lock);
-	v->vm = vm;
-	v->vcpu = vcpu;
-	v->task = task;
-	kvt_hrtimer_setup(&v->timer, kvm_throttle_timer, CLOCK_MONOTONIC,
-			  HRTIMER_MODE_ABS_PINNED_HARD);
-	init_task_work(&v->work, kvm_throttle_work);
-
-	r = xa_err(xa_store(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT));
-	if (r) {
-		kfree(v);
-		return r;
-	}
-	/* The caller's file has a reference. */
-	__module_get(THIS_MODULE);
-
-	if (old) {
-		raw_spin_lock_irq(&old->lock);
-		kvm_throttle_account(old, kvm_throttle_now(vm));
-		setting = old->setting;
-		debt_ns = old->clock.debt_ns;
-		v->stats = old->stats;
-		raw_spin_unlock_irq(&old->lock);
-		kvm_throttle_drop(old);
-	}
-	kvm_throttle_apply(v, &setting, debt_ns);
-	return 0;
 }
 
 /* Know every vCPU of the VM, and the thread that runs it. */
 static int kvm_throttle_update(struct kvm_throttle_vm *vm)
 {
 	int nr = atomic_read(&vm->kvm->online_vcpus);
-	int i, r = 0;
+	int i, r;
 
 	lockdep_assert_held(&vm->lock);
 
 	for (i = 0; i < nr; i++) {
-		struct kvm_vcpu *vcpu = kvm_get_vcpu(vm->kvm, i);
-		struct kvm_throttle_vcpu *v = xa_load(&vm->vcpus, i);
-		struct task_struct *task = kvt_vcpu_get_task(vcpu);
-
-		if (!v || (task && task != v->task)) {
-			r = kvm_throttle_add(vm, vcpu, task, v);
-			if (!r)
-				task = NULL;
-		} else {
-			kvm_throttle_revive(v);
-		}
-		if (task)
-			put_task_struct(task);
+		r = kvm_throttle_track(vm, kvm_get_vcpu(vm->kvm, i));
 		if (r)
 			return r;
 	}
@@ -642,11 +129,31 @@ static int kvm_throttle_update(struct kvm_throttle_vm *vm)
 	return 0;
 }
 
+/* Tell the log, once, that the VM's throttle has started or ended. */
+static void kvm_throttle_log(struct kvm_throttle_vm *vm, u32 percent_x100)
+{
+	bool throttled = percent_x100;
+
+	lockdep_assert_held(&vm->lock);
+
+	if (throttled == vm->throttled)
+		return;
+	vm->throttled = throttled;
+	if (throttled)
+		pr_info_ratelimited("VM of process %d throttled to %u.%02u %% by process %d (%s)\n",
+				    vm->kvm->userspace_pid, percent_x100 / 100,
+				    percent_x100 % 100, vm->owner, vm->comm);
+	else
+		pr_info_ratelimited("VM of process %d no longer throttled by process %d (%s)\n",
+				    vm->kvm->userspace_pid, vm->owner,
+				    vm->comm);
+}
+
 /*
  * Let the VM go, at the end of its life or ours.  Releases vm->lock, below which
  * nothing of what it takes to destroy a VM shall nest.
  */
-static void kvm_throttle_detach(struct kvm_throttle_vm *vm)
+static void kvm_throttle_detach(struct kvm_throttle_vm *vm, bool dead)
 	__releases(&vm->lock)
 {
 	struct kvm_throttle_vcpu *v;
@@ -659,6 +166,9 @@ static void kvm_throttle_detach(struct kvm_throttle_vm *vm)
 		mutex_unlock(&vm->lock);
 		return;
 	}
+	trace_kvm_throttle_detach(vm, dead);
+	kvm_throttle_log(vm, 0);
+
 	mutex_lock(&kvm_throttle_list_lock);
 	WRITE_ONCE(vm->kvm, NULL);
 	list_del(&vm->node);
@@ -690,7 +200,7 @@ static int kvm_throttle_lock(struct kvm_throttle_vm *vm)
 
 	mutex_lock(&vm->lock);
 	if (!vm->kvm || kvm_throttle_is_dead(vm->kvm)) {
-		kvm_throttle_detach(vm);
+		kvm_throttle_detach(vm, true);
 		return -ESRCH;
 	}
 	r = kvm_throttle_update(vm);
@@ -731,7 +241,8 @@ static int kvm_throttle_set_vcpu(struct kvm_throttle_vm *vm, u32 vcpu_id,
 			continue;
 		if (!kvm_throttle_same(&v->setting, setting)) {
 			setting->serial = ++vm->serial;
-			kvm_throttle_apply(v, setting, 0);
+			trace_kvm_throttle_set(vm, vcpu_id, setting);
+			kvm_throttle_apply(v, setting);
 		}
 		return 0;
 	}
@@ -746,12 +257,25 @@ static void kvm_throttle_set_all(struct kvm_throttle_vm *vm,
 
 	if (!kvm_throttle_same(&vm->setting, setting)) {
 		setting->serial = ++vm->serial;
+		trace_kvm_throttle_set(vm, -1, setting);
 		vm->setting = *setting;
 	}
 	xa_for_each(&vm->vcpus, i, v) {
 		if (v->setting.serial != vm->setting.serial)
-			kvm_throttle_apply(v, &vm->setting, 0);
+			kvm_throttle_apply(v, &vm->setting);
 	}
+}
+
+/* The highest percentage that is in force for the VM or one of its vCPUs. */
+static u32 kvm_throttle_most(struct kvm_throttle_vm *vm)
+{
+	u32 most = vm->setting.percent_x100;
+	struct kvm_throttle_vcpu *v;
+	unsigned long i;
+
+	xa_for_each(&vm->vcpus, i, v)
+		most = max(most, v->setting.percent_x100);
+	return most;
 }
 
 static int kvm_throttle_ioctl_set(struct kvm_throttle_vm *vm,
@@ -786,31 +310,10 @@ static int kvm_throttle_ioctl_set(struct kvm_throttle_vm *vm,
 		r = kvm_throttle_set_vcpu(vm, set.vcpu_id, &setting);
 	else
 		kvm_throttle_set_all(vm, &setting);
+	if (!r)
+		kvm_throttle_log(vm, kvm_throttle_most(vm));
 	mutex_unlock(&vm->lock);
 	return r;
-}
-
-static void kvm_throttle_get_vcpu(struct kvm_throttle_vcpu *v,
-				  struct kvm_throttle_vcpu_state *state)
-{
-	raw_spin_lock_irq(&v->lock);
-	kvm_throttle_account(v, kvm_throttle_now(v->vm));
-	*state = (struct kvm_throttle_vcpu_state) {
-		.vcpu_id = v->vcpu->vcpu_id,
-		.flags = v->setting.own ? KVM_THROTTLE_VCPU : 0,
-		.percent_x100 = v->setting.percent_x100,
-		.period_ns = v->grid.period_ns,
-		.elapsed_ns = v->stats.elapsed_ns,
-		.throttled_ns = v->stats.throttled_ns,
-		.windows = v->stats.windows,
-		.interrupted = v->stats.interrupted,
-		.retries = v->stats.retries,
-		.late_max_ns = v->stats.late_max_ns,
-	};
-	raw_spin_unlock_irq(&v->lock);
-
-	if (v->task)
-		state->tid = task_pid_vnr(v->task);
 }
 
 /*
@@ -916,8 +419,10 @@ static __poll_t kvm_throttle_vm_poll(struct file *file, poll_table *wait)
 
 static void kvm_throttle_free(struct kvm_throttle_vm *vm)
 {
+	/* Waits for those who read it. */
+	debugfs_remove(vm->debugfs);
 	mutex_lock(&vm->lock);
-	kvm_throttle_detach(vm);
+	kvm_throttle_detach(vm, false);
 	cancel_delayed_work_sync(&vm->scan);
 	mutex_destroy(&vm->lock);
 	free_percpu(vm->cpus);
@@ -953,15 +458,51 @@ static int kvm_throttle_claim(struct kvm_throttle_vm *vm, struct kvm *kvm)
 	if (!r) {
 		kvm_get_kvm(kvm);
 		vm->kvm = kvm;
+		vm->id = ++kvm_throttle_last_id;
 		list_add(&vm->node, &kvm_throttle_list);
 	}
 	mutex_unlock(&kvm_throttle_list_lock);
 	return r;
 }
 
+/* A throttle and its vCPUs, for the administrator who finds a slow VM. */
+static int kvm_throttle_show(struct seq_file *s, void *unused)
+{
+	struct kvm_throttle_vm *vm = s->private;
+	struct kvm_throttle_vcpu_state state;
+	struct kvm_throttle_vcpu *v;
+	struct kvt_grid grid;
+	unsigned long i;
+
+	mutex_lock(&vm->lock);
+	/* The VM is gone; its throttle fd isn't. */
+	if (!vm->kvm)
+		goto out;
+
+	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
+	seq_printf(s, "pid %d\nowner %d %s\npercent %u.%02u\nperiod_ns %llu\n",
+		   vm->kvm->userspace_pid, vm->owner, vm->comm,
+		   vm->setting.percent_x100 / 100,
+		   vm->setting.percent_x100 % 100, grid.period_ns);
+	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns\n");
+	xa_for_each(&vm->vcpus, i, v) {
+		kvm_throttle_get_vcpu(v, &state);
+		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu\n",
+			   state.vcpu_id, state.tid, state.percent_x100 / 100,
+			   state.percent_x100 % 100, state.period_ns,
+			   state.elapsed_ns, state.throttled_ns, state.windows,
+			   state.interrupted, state.retries, state.late_max_ns);
+	}
+out:
+	mutex_unlock(&vm->lock);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(kvm_throttle);
+
 static struct kvm_throttle_vm *kvm_throttle_create(struct kvm *kvm)
 {
 	struct kvm_throttle_vm *vm;
+	char name[2 * 11 + 2];
 	int r;
 
 	vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
@@ -975,6 +516,8 @@ static struct kvm_throttle_vm *kvm_throttle_create(struct kvm *kvm)
 
 	mutex_init(&vm->lock);
 	vm->epoch_ns = ktime_get_ns();
+	vm->owner = task_tgid_nr(current);
+	get_task_comm(vm->comm, current);
 	xa_init(&vm->vcpus);
 	INIT_DELAYED_WORK(&vm->scan, kvm_throttle_scan);
 	init_waitqueue_head(&vm->death);
@@ -982,13 +525,18 @@ static struct kvm_throttle_vm *kvm_throttle_create(struct kvm *kvm)
 	r = kvm_throttle_claim(vm, kvm);
 	if (!r) {
 		r = kvm_throttle_lock(vm);
-		if (!r)
+		if (!r) {
+			trace_kvm_throttle_attach(vm);
 			mutex_unlock(&vm->lock);
+		}
 	}
 	if (r) {
 		kvm_throttle_free(vm);
 		return ERR_PTR(r);
 	}
+	snprintf(name, sizeof(name), "%d-%u", kvm->userspace_pid, vm->id);
+	vm->debugfs = debugfs_create_file(name, 0444, kvm_throttle_debugfs, vm,
+					  &kvm_throttle_fops);
 	queue_delayed_work(kvm_throttle_wq, &vm->scan, 0);
 	return vm;
 }
@@ -1066,7 +614,7 @@ static int __init kvm_throttle_init(void)
 {
 	int r;
 
-	r = kvt_task_work_init();
+	r = kvm_throttle_vcpu_init();
 	if (r) {
 		pr_err("task_work_add() can't be found in this kernel\n");
 		return r;
@@ -1074,10 +622,12 @@ static int __init kvm_throttle_init(void)
 	kvm_throttle_wq = alloc_workqueue("kvm_throttle", WQ_UNBOUND, 0);
 	if (!kvm_throttle_wq)
 		return -ENOMEM;
+	kvm_throttle_debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	r = misc_register(&kvm_throttle_dev);
 	if (r) {
 		pr_err("can't register misc device %d: %pe\n",
 		       KVM_THROTTLE_MINOR, ERR_PTR(r));
+		debugfs_remove(kvm_throttle_debugfs);
 		destroy_workqueue(kvm_throttle_wq);
 	}
 	return r;
@@ -1086,6 +636,7 @@ static int __init kvm_throttle_init(void)
 static void __exit kvm_throttle_exit(void)
 {
 	misc_deregister(&kvm_throttle_dev);
+	debugfs_remove(kvm_throttle_debugfs);
 	destroy_workqueue(kvm_throttle_wq);
 	/*
 	 * Every thread has left kvm_throttle_put()'s module_put() behind, but

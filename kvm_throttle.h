@@ -24,8 +24,11 @@
 
 #include <linux/kvm_throttle.h>
 
-/* A shorter window is mostly spent on getting into and out of the guest. */
-#define KVT_WINDOW_MIN_NS	(100 * NSEC_PER_USEC)
+/*
+ * A shorter window is mostly spent on getting into and out of the guest.  Where
+ * this sets the period, it keeps that from being a multiple of the clock's tick.
+ */
+#define KVT_WINDOW_MIN_NS	(97 * NSEC_PER_USEC)
 
 /* How many windows' worth of lateness is remembered, to be repaid... */
 #define KVT_REPAY_WINDOWS	16
@@ -134,7 +137,7 @@ static inline u64 kvt_repay_most(const struct kvt_grid *g)
 {
 	u64 windows = div64_u64(KVT_REPAY_NS, g->period_ns);
 
-	return g->run_ns * clamp(windows, 1ULL, (u64)KVT_REPAY_WINDOWS);
+	return g->run_ns * clamp(windows, (u64)1, (u64)KVT_REPAY_WINDOWS);
 }
 
 /**

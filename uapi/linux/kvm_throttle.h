@@ -61,7 +61,7 @@ struct kvm_throttle_attach {
  * @period_ns: length of one run window and one sleep window together, in
  *	nanoseconds, KVM_THROTTLE_PERIOD_MIN_NS to KVM_THROTTLE_PERIOD_MAX_NS;
  *	0 is KVM_THROTTLE_PERIOD_DEFAULT_NS.  The module lengthens a period in
- *	which one of the windows would be shorter than 100 microseconds;
+ *	which one of the windows would be shorter than 97 microseconds;
  *	KVM_GET_THROTTLE returns what came of it
  * @reserved: 0
  */

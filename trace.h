@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * kvm_throttle: tracepoints.
+ *
+ * All times are CLOCK_MONOTONIC in nanoseconds, which is trace_clock "mono".
+ * @id tells one throttle fd from another, @pid is the VM's process.
+ */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM kvm_throttle
+
+#if !defined(_KVM_THROTTLE_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _KVM_THROTTLE_TRACE_H
+
+#include <linux/tracepoint.h>
+
+#include "vcpu.h"
+
+/* A VM has been attached to, by process @owner. */
+TRACE_EVENT(kvm_throttle_attach,
+	TP_PROTO(const struct kvm_throttle_vm *vm),
+	TP_ARGS(vm),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(pid_t, pid)
+		__field(pid_t, owner)
+		__array(char, comm, TASK_COMM_LEN)
+	),
+
+	TP_fast_assign(
+		__entry->id = vm->id;
+		__entry->pid = vm->kvm->userspace_pid;
+		__entry->owner = vm->owner;
+		memcpy(__entry->comm, vm->comm, TASK_COMM_LEN);
+	),
+
+	TP_printk("id=%u pid=%d owner=%d comm=%s", __entry->id, __entry->pid,
+		  __entry->owner, __entry->comm)
+);
+
+/* A setting has changed; @vcpu_id is -1 for the whole VM's. */
+TRACE_EVENT(kvm_throttle_set,
+	TP_PROTO(const struct kvm_throttle_vm *vm, int vcpu_id,
+		 const struct kvm_throttle_setting *setting),
+	TP_ARGS(vm, vcpu_id, setting),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(int, vcpu_id)
+		__field(u32, percent_x100)
+		__field(u64, period_ns)
+		__field(u64, run_ns)
+	),
+
+	TP_fast_assign(
+		struct kvt_grid grid;
+
+		kvt_grid_init(&grid, setting->percent_x100, setting->period_ns);
+		__entry->id = vm->id;
+		__entry->vcpu_id = vcpu_id;
+		__entry->percent_x100 = setting->percent_x100;
+		__entry->period_ns = grid.period_ns;
+		__entry->run_ns = grid.run_ns;
+	),
+
+	TP_printk("id=%u vcpu=%d percent=%u.%02u period_ns=%llu run_ns=%llu",
+		  __entry->id, __entry->vcpu_id, __entry->percent_x100 / 100,
+		  __entry->percent_x100 % 100, __entry->period_ns,
+		  __entry->run_ns)
+);
+
+/*
+ * A vCPU enters the guest, in a run window that was to begin at @planned_ns and
+ * ends at @close_ns.  @slept: it was asleep until then.
+ */
+TRACE_EVENT(kvm_throttle_open,
+	TP_PROTO(const struct kvm_throttle_vcpu *v, bool slept),
+	TP_ARGS(v, slept),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(u32, vcpu_id)
+		__field(u64, window)
+		__field(u64, planned_ns)
+		__field(u64, close_ns)
+		__field(bool, slept)
+	),
+
+	TP_fast_assign(
+		__entry->id = v->vm->id;
+		__entry->vcpu_id = v->vcpu->vcpu_id;
+		__entry->window = v->clock.window;
+		__entry->planned_ns = v->vm->epoch_ns +
+				      v->clock.window * v->grid.period_ns;
+		__entry->close_ns = v->vm->epoch_ns + v->clock.close_ns;
+		__entry->slept = slept;
+	),
+
+	TP_printk("id=%u vcpu=%u window=%llu planned_ns=%llu close_ns=%llu slept=%d",
+		  __entry->id, __entry->vcpu_id, __entry->window,
+		  __entry->planned_ns, __entry->close_ns, __entry->slept)
+);
+
+/*
+ * A vCPU that wanted to enter the guest goes to sleep until @open_ns.  The
+ * window was to end at @planned_ns; the timer for that stopped the guest at
+ * @fired_ns, which is 0 if the vCPU was not in the guest.
+ */
+TRACE_EVENT(kvm_throttle_close,
+	TP_PROTO(const struct kvm_throttle_vcpu *v, u64 fired_ns),
+	TP_ARGS(v, fired_ns),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(u32, vcpu_id)
+		__field(u64, window)
+		__field(u64, planned_ns)
+		__field(u64, fired_ns)
+		__field(u64, open_ns)
+	),
+
+	TP_fast_assign(
+		__entry->id = v->vm->id;
+		__entry->vcpu_id = v->vcpu->vcpu_id;
+		__entry->window = v->clock.window;
+		__entry->planned_ns = v->vm->epoch_ns + v->clock.close_ns;
+		__entry->fired_ns = fired_ns ? v->vm->epoch_ns + fired_ns : 0;
+		__entry->open_ns = v->vm->epoch_ns + v->clock.open_ns;
+	),
+
+	TP_printk("id=%u vcpu=%u window=%llu planned_ns=%llu fired_ns=%llu open_ns=%llu",
+		  __entry->id, __entry->vcpu_id, __entry->window,
+		  __entry->planned_ns, __entry->fired_ns, __entry->open_ns)
+);
+
+/* A signal keeps a vCPU from sleeping; its thread leaves KVM_RUN. */
+TRACE_EVENT(kvm_throttle_signal,
+	TP_PROTO(const struct kvm_throttle_vcpu *v),
+	TP_ARGS(v),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(u32, vcpu_id)
+		__field(u64, window)
+	),
+
+	TP_fast_assign(
+		__entry->id = v->vm->id;
+		__entry->vcpu_id = v->vcpu->vcpu_id;
+		__entry->window = v->clock.window;
+	),
+
+	TP_printk("id=%u vcpu=%u window=%llu", __entry->id, __entry->vcpu_id,
+		  __entry->window)
+);
+
+/*
+ * In a sleep window, a vCPU's thread is outside KVM_RUN or about to leave it.  It
+ * is looked for again after @retry_ns.
+ */
+TRACE_EVENT(kvm_throttle_retry,
+	TP_PROTO(const struct kvm_throttle_vcpu *v),
+	TP_ARGS(v),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(u32, vcpu_id)
+		__field(u64, window)
+		__field(u64, retry_ns)
+	),
+
+	TP_fast_assign(
+		__entry->id = v->vm->id;
+		__entry->vcpu_id = v->vcpu->vcpu_id;
+		__entry->window = v->clock.window;
+		__entry->retry_ns = v->retry_ns;
+	),
+
+	TP_printk("id=%u vcpu=%u window=%llu retry_ns=%llu", __entry->id,
+		  __entry->vcpu_id, __entry->window, __entry->retry_ns)
+);
+
+/* A VM has been let go: it is @dead, or else its throttle fd was closed. */
+TRACE_EVENT(kvm_throttle_detach,
+	TP_PROTO(const struct kvm_throttle_vm *vm, bool dead),
+	TP_ARGS(vm, dead),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(pid_t, pid)
+		__field(bool, dead)
+	),
+
+	TP_fast_assign(
+		__entry->id = vm->id;
+		__entry->pid = vm->kvm->userspace_pid;
+		__entry->dead = dead;
+	),
+
+	TP_printk("id=%u pid=%d dead=%d", __entry->id, __entry->pid,
+		  __entry->dead)
+);
+
+#endif /* _KVM_THROTTLE_TRACE_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH .
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE trace
+
+#include <trace/define_trace.h>
