@@ -259,7 +259,7 @@ TEST_F(abi, get_what_was_set)
 	get = (struct kvm_throttle_state) {};
 	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
 	EXPECT_EQ(get.percent_x100, 9990);
-	EXPECT_EQ(get.period_ns, 100000000);
+	EXPECT_EQ(get.period_ns, 97000000);
 	EXPECT_EQ(get.nr_vcpus, 1);
 
 	ASSERT_EQ(throttle_set_vcpu(self->fd, 0, 2000), 0);

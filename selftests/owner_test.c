@@ -3,7 +3,6 @@
  * Who owns a throttle, and what ends it: owners that crash, fds that travel,
  * VMs that die first, and unloading the module.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,13 +13,10 @@
 #include <unistd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
 #include "throttle_util.h"
-
-#define MS	1000000ULL
 
 /*
  * For tests that run modprobe: in the deterministic VM, time runs ahead while it
@@ -28,12 +24,15 @@
  */
 #define MODPROBE_S	600
 
-/* So slow that nobody takes it for full speed. */
-#define SLOW	9900
-
 FIXTURE(owner) {
 	int sockets[2];
 };
+
+static void open_sockets(int sockets[2])
+{
+	TEST_ASSERT(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets),
+		    "socketpair");
+}
 
 FIXTURE_SETUP(owner)
 {
@@ -41,54 +40,11 @@ FIXTURE_SETUP(owner)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, self->sockets), 0);
+	open_sockets(self->sockets);
 }
 
 FIXTURE_TEARDOWN(owner)
 {
-}
-
-static void send_fd(int socket, int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = {}, c = 0;
-	struct iovec iov = { &c, 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	TEST_ASSERT(sendmsg(socket, &msg, 0) == 1, "sendmsg");
-}
-
-static int receive_fd(int socket)
-{
-	char control[CMSG_SPACE(sizeof(int))], c;
-	struct iovec iov = { &c, 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	int fd;
-
-	TEST_ASSERT(recvmsg(socket, &msg, 0) == 1, "recvmsg");
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
-	return fd;
-}
-
-/* Is the guest throttled?  Its speed over that before is near 1 or near 0.01. */
-static bool is_slow(const struct guest *g, double full)
-{
-	sleep_ns(30 * MS);
-	return guest_speed(g, 300 * MS) < full * (throttle_exact() ? 0.9 : 0.1);
 }
 
 /* A process with a running VM, whose fd it sends; it lives until killed. */
@@ -126,30 +82,6 @@ static int attach_to(int sockets[2])
 	return fd;
 }
 
-/* KVM keeps a directory for each VM while it exists. */
-static int count_vms(void)
-{
-	DIR *dir = opendir("/sys/kernel/debug/kvm");
-	struct dirent *entry;
-	int n = 0;
-
-	TEST_ASSERT(dir, "debugfs");
-	/* Only directories are VMs; the files beside them are statistics. */
-	while ((entry = readdir(dir)))
-		n += entry->d_type == DT_DIR && entry->d_name[0] != '.';
-	closedir(dir);
-	return n;
-}
-
-static bool wait_for_vms(int n)
-{
-	int i;
-
-	for (i = 0; i < 100 && count_vms() != n; i++)
-		sleep_ns(20 * MS);
-	return count_vms() == n;
-}
-
 TEST_F(owner, killed_owner)
 {
 	struct guest g;
@@ -169,11 +101,11 @@ TEST_F(owner, killed_owner)
 			pause();
 	}
 	ASSERT_EQ(recv(self->sockets[0], &c, 1, 0), 1);
-	EXPECT_TRUE(is_slow(&g, full));
+	EXPECT_TRUE(guest_is_slow(&g, full));
 	EXPECT_EQ(throttle_attach(g.vm->fd), -EBUSY);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	EXPECT_FALSE(is_slow(&g, full));
+	EXPECT_FALSE(guest_is_slow(&g, full));
 	guest_destroy(&g);
 }
 
@@ -195,18 +127,18 @@ TEST_F(owner, fd_that_travels)
 	}
 	fd = receive_fd(self->sockets[0]);
 	waitpid(pid, NULL, 0);
-	EXPECT_TRUE(is_slow(&g, full));
+	EXPECT_TRUE(guest_is_slow(&g, full));
 	copy = dup(fd);
 	close(fd);
-	EXPECT_TRUE(is_slow(&g, full));
+	EXPECT_TRUE(guest_is_slow(&g, full));
 
 	/* On its way to nobody: the socket has the last copy. */
 	send_fd(self->sockets[0], copy);
 	close(copy);
-	EXPECT_TRUE(is_slow(&g, full));
+	EXPECT_TRUE(guest_is_slow(&g, full));
 	close(self->sockets[0]);
 	close(self->sockets[1]);
-	EXPECT_FALSE(is_slow(&g, full));
+	EXPECT_FALSE(guest_is_slow(&g, full));
 	guest_destroy(&g);
 }
 
@@ -227,10 +159,10 @@ TEST_F(owner, fd_that_is_inherited)
 			pause();
 	}
 	close(fd);
-	EXPECT_TRUE(is_slow(&g, full));
+	EXPECT_TRUE(guest_is_slow(&g, full));
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	EXPECT_FALSE(is_slow(&g, full));
+	EXPECT_FALSE(guest_is_slow(&g, full));
 	guest_destroy(&g);
 }
 
@@ -246,26 +178,26 @@ static void expect_dead(struct __test_metadata *_metadata, int fd)
 
 TEST_F(owner, vm_process_dies_first)
 {
-	int vms = count_vms(), fd;
+	int vms = vm_count(), fd;
 	struct guest g;
 	pid_t pid;
 
 	pid = start_vm_process(self->sockets, &g, true);
 	fd = attach_to(self->sockets);
-	EXPECT_EQ(count_vms(), vms + 1);
+	EXPECT_EQ(vm_count(), vms + 1);
 	ASSERT_EQ(throttle_set(fd, 9990, 0), 0);
 	sleep_ns(50 * MS);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	expect_dead(_metadata, fd);
 	/* The throttle fd keeps nothing of the VM. */
-	EXPECT_TRUE(wait_for_vms(vms));
+	EXPECT_TRUE(vm_count_becomes(vms));
 	close(fd);
 }
 
 TEST_F(owner, vm_dies_first_in_a_living_process)
 {
-	int vms = count_vms(), fd;
+	int vms = vm_count(), fd;
 	struct guest g;
 	pid_t pid;
 	char c = 0;
@@ -277,7 +209,7 @@ TEST_F(owner, vm_dies_first_in_a_living_process)
 	send(self->sockets[0], &c, 1, 0);
 	close(receive_fd(self->sockets[0]));
 	expect_dead(_metadata, fd);
-	EXPECT_TRUE(wait_for_vms(vms));
+	EXPECT_TRUE(vm_count_becomes(vms));
 	close(fd);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
@@ -322,12 +254,6 @@ TEST_F(owner, device_is_not_for_everybody)
 	EXPECT_EQ(st.st_mode & 0007, 0);
 }
 
-/* 0 or errno. */
-static int unload(void)
-{
-	return syscall(SYS_delete_module, "kvm_throttle", O_NONBLOCK) ? errno : 0;
-}
-
 FIXTURE(module) {
 	int sockets[2];
 };
@@ -336,11 +262,11 @@ FIXTURE_SETUP(module)
 {
 	const char *missing = throttle_missing();
 
+	if (!missing && system("modinfo -n kvm_throttle >/dev/null 2>&1"))
+		missing = "modprobe doesn't know kvm_throttle: make install";
 	if (missing)
 		SKIP(return, "%s", missing);
-	if (system("modinfo -n kvm_throttle >/dev/null 2>&1"))
-		SKIP(return, "modprobe doesn't know kvm_throttle: make install");
-	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, self->sockets), 0);
+	open_sockets(self->sockets);
 }
 
 FIXTURE_TEARDOWN(module)
@@ -348,14 +274,7 @@ FIXTURE_TEARDOWN(module)
 }
 
 #define EXPECT_UNLOADS() do {						\
-	int i, r = EWOULDBLOCK;						\
-									\
-	for (i = 0; r && i < 100; i++) {				\
-		r = unload();						\
-		if (r)							\
-			sleep_ns(10 * MS);				\
-	}								\
-	EXPECT_EQ(r, 0);						\
+	EXPECT_EQ(module_unload(1000 * MS), 0);				\
 	EXPECT_EQ(system("modprobe kvm_throttle"), 0);			\
 } while (0)
 
@@ -366,10 +285,10 @@ TEST_F_TIMEOUT(module, in_use_while_attached, MODPROBE_S)
 
 	guest_create(&g, GUEST_WORK, 1);
 	fd = throttle_attach(g.vm->fd);
-	EXPECT_EQ(unload(), EWOULDBLOCK);
+	EXPECT_EQ(module_unload(0), EWOULDBLOCK);
 	ASSERT_EQ(throttle_set(fd, 9000, 0), 0);
 	sleep_ns(50 * MS);
-	EXPECT_EQ(unload(), EWOULDBLOCK);
+	EXPECT_EQ(module_unload(0), EWOULDBLOCK);
 	close(fd);
 	EXPECT_UNLOADS();
 	guest_destroy(&g);
@@ -390,7 +309,7 @@ TEST_F_TIMEOUT(module, unloads_under_a_running_vm, MODPROBE_S)
 		close(fd);
 		EXPECT_UNLOADS();
 	}
-	EXPECT_FALSE(is_slow(&g, full));
+	EXPECT_FALSE(guest_is_slow(&g, full));
 	guest_destroy(&g);
 }
 
@@ -416,7 +335,7 @@ static void check_stopped(struct __test_metadata *_metadata, int sockets[2],
 	begin = now_ns();
 	close(fd);
 	EXPECT_LT(now_ns() - begin, 1000 * MS);
-	EXPECT_EQ(unload(), EWOULDBLOCK);
+	EXPECT_EQ(module_unload(0), EWOULDBLOCK);
 	kill(pid, goes_on_with);
 	EXPECT_UNLOADS();
 	kill(pid, SIGKILL);

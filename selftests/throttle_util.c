@@ -2,6 +2,7 @@
 /*
  * What kvm_throttle's selftests share (see throttle_util.h).
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -9,12 +10,11 @@
 #include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 
+#include "guest_arch.h"
 #include "throttle_util.h"
-#include "processor.h"
-
-/* A port that nobody has a device for: KVM exits to user space. */
-#define GUEST_PORT	0x510
 
 /* Loops of a unit of work. */
 #define UNIT_LOOPS	100
@@ -118,6 +118,45 @@ int throttle_get(int fd, struct kvm_throttle_vcpu_state *states, u32 nr,
 	return get.nr_vcpus;
 }
 
+int send_fd(int socket, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {}, c = 0;
+	struct iovec iov = { &c, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	return sendmsg(socket, &msg, 0) == 1 ? 0 : -errno;
+}
+
+int receive_fd(int socket)
+{
+	char control[CMSG_SPACE(sizeof(int))], c;
+	struct iovec iov = { &c, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	int fd;
+
+	if (recvmsg(socket, &msg, MSG_CMSG_CLOEXEC) < 0)
+		return -errno;
+	if (!CMSG_FIRSTHDR(&msg))
+		return -EBADMSG;
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	return fd;
+}
+
 static u64 guest_unit(u64 i, u64 last)
 {
 	u64 now, loop;
@@ -125,7 +164,7 @@ static u64 guest_unit(u64 i, u64 last)
 	for (loop = 0; loop < UNIT_LOOPS; loop++)
 		barrier();
 	WRITE_ONCE(guest_reports[i].work, guest_reports[i].work + 1);
-	now = rdtsc();
+	now = guest_clock();
 	if (now - last > READ_ONCE(guest_reports[i].gap_cycles))
 		WRITE_ONCE(guest_reports[i].gap_cycles, now - last);
 	return now;
@@ -133,13 +172,13 @@ static u64 guest_unit(u64 i, u64 last)
 
 static void guest_code(u64 i, u64 kind)
 {
-	u64 last = rdtsc();
+	u64 last = guest_clock();
 
 	for (;;) {
 		if (kind == GUEST_HALT)
-			asm volatile("hlt");
+			guest_halt();
 		if (kind == GUEST_IO) {
-			asm volatile("outb %%al, %w0" :: "d"(GUEST_PORT), "a"(0));
+			guest_exit();
 			guest_reports[i].exits++;
 		}
 		last = guest_unit(i, last);
@@ -181,7 +220,7 @@ void guest_run(struct guest *g, int i)
 				return;
 			continue;
 		}
-		TEST_ASSERT(run->exit_reason == KVM_EXIT_IO,
+		TEST_ASSERT(run->exit_reason == GUEST_EXIT_REASON,
 			    "exit reason %u", run->exit_reason);
 		for (loop = 0; loop < g->slow_exits * 1000; loop++)
 			barrier();
@@ -228,7 +267,7 @@ void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus)
 	g->vm = vm_create_with_vcpus(nr_vcpus, guest_code, g->vcpus);
 	g->reports = addr_gva2hva(g->vm, (uintptr_t)guest_reports);
 	/* Not to be asked for while a vCPU runs: KVM_RUN holds its mutex. */
-	g->tsc_khz = __vcpu_ioctl(g->vcpus[0], KVM_GET_TSC_KHZ, NULL);
+	g->clock_khz = guest_clock_khz(g->vcpus[0]);
 	for (i = 0; i < nr_vcpus; i++)
 		guest_setup_vcpu(g, i, kind);
 }
@@ -267,6 +306,49 @@ double guest_speed(const struct guest *g, u64 ns)
 	sleep_until_ns(start + ns);
 	work = guest_work(g) - work;
 	return work * 1e9 / (now_ns() - start);
+}
+
+bool guest_is_slow(const struct guest *g, double full)
+{
+	/* The speed over that before is near 1 or near 0.01. */
+	sleep_ns(30 * MS);
+	return guest_speed(g, 300 * MS) < full * (throttle_exact() ? 0.9 : 0.1);
+}
+
+/* KVM keeps a directory for each VM while it exists. */
+int vm_count(void)
+{
+	DIR *dir = opendir("/sys/kernel/debug/kvm");
+	struct dirent *entry;
+	int n = 0;
+
+	TEST_ASSERT(dir, "debugfs");
+	/* Only directories are VMs; the files beside them are statistics. */
+	while ((entry = readdir(dir)))
+		n += entry->d_type == DT_DIR && entry->d_name[0] != '.';
+	closedir(dir);
+	return n;
+}
+
+bool vm_count_becomes(int n)
+{
+	int i;
+
+	for (i = 0; i < 100 && vm_count() != n; i++)
+		sleep_ns(20 * MS);
+	return vm_count() == n;
+}
+
+int module_unload(u64 wait_ns)
+{
+	u64 end = now_ns() + wait_ns;
+
+	while (syscall(SYS_delete_module, "kvm_throttle", O_NONBLOCK)) {
+		if (errno != EWOULDBLOCK || now_ns() >= end)
+			return errno;
+		sleep_ns(10 * MS);
+	}
+	return 0;
 }
 
 bool throttle_exact(void)

@@ -15,11 +15,16 @@
 
 #define GUEST_VCPUS_MAX	64
 
+/* A percentage so high that nobody takes it for full speed. */
+#define SLOW	9900
+
+#define MS	1000000ULL
+
 /**
  * struct guest_report - what a vCPU of the guest tells about itself
  * @work: units of work done
- * @gap_cycles: longest time between two units, in TSC cycles; the test may
- *	clear it
+ * @gap_cycles: longest time between two units, in cycles of the guest's clock;
+ *	the test may clear it
  * @exits: exits to user space that it made
  */
 struct guest_report {
@@ -35,7 +40,7 @@ struct guest_report {
  * @vcpus: the vCPUs
  * @threads: the threads that run them
  * @reports: where the test sees the guest's reports
- * @tsc_khz: what guest_report::gap_cycles is counted in
+ * @clock_khz: what guest_report::gap_cycles is counted in
  * @slow_exits: thousands of loops that a thread works at each exit of the guest
  * @left_ns: when each thread left KVM_RUN last
  * @outside_ns: longest time that a thread took from leaving KVM_RUN, other than
@@ -47,7 +52,7 @@ struct guest {
 	struct kvm_vcpu *vcpus[GUEST_VCPUS_MAX];
 	pthread_t threads[GUEST_VCPUS_MAX];
 	volatile struct guest_report *reports;
-	u64 tsc_khz;
+	u64 clock_khz;
 	volatile int slow_exits;
 	volatile u64 left_ns[GUEST_VCPUS_MAX];
 	volatile u64 outside_ns;
@@ -105,6 +110,23 @@ int throttle_set_vcpu(int fd, u32 vcpu_id, u32 percent_x100);
  */
 int throttle_get(int fd, struct kvm_throttle_vcpu_state *states, u32 nr,
 		 u64 *period_ns);
+
+/**
+ * send_fd() - send a file descriptor to another process
+ * @socket: a socket of the AF_UNIX family
+ * @fd: the file descriptor
+ *
+ * Return: 0 or -errno.
+ */
+int send_fd(int socket, int fd);
+
+/**
+ * receive_fd() - receive what send_fd() sent
+ * @socket: the socket's other end
+ *
+ * Return: a file descriptor, close-on-exec, or -errno.
+ */
+int receive_fd(int socket);
 
 /**
  * guest_create() - make a VM with vCPUs, and run them
@@ -166,6 +188,38 @@ u64 guest_work(const struct guest *g);
  * Return: units of work per second, the sum over its vCPUs.
  */
 double guest_speed(const struct guest *g, u64 ns);
+
+/**
+ * guest_is_slow() - is the guest throttled by SLOW?
+ * @g: the guest
+ * @full: its speed without a throttle
+ *
+ * Return: true if so.
+ */
+bool guest_is_slow(const struct guest *g, double full);
+
+/**
+ * vm_count() - how many VMs are there on this machine?
+ *
+ * Return: their number; debugfs has to be mounted.
+ */
+int vm_count(void);
+
+/**
+ * vm_count_becomes() - wait until there is a number of VMs
+ * @n: the number
+ *
+ * Return: false if there wasn't within two seconds.
+ */
+bool vm_count_becomes(int n);
+
+/**
+ * module_unload() - unload kvm_throttle
+ * @wait_ns: for how long to try, while it is in use
+ *
+ * Return: 0 or errno.
+ */
+int module_unload(u64 wait_ns);
 
 /* In the deterministic VM, where time can be judged. */
 bool throttle_exact(void);

@@ -12,8 +12,6 @@
 #include "kselftest_harness.h"
 #include "throttle_util.h"
 
-#define MS	1000000ULL
-
 FIXTURE(vcpu) {
 	struct guest guest;
 	int fd;
@@ -177,7 +175,7 @@ TEST_F(vcpu, signal_ends_the_sleep)
 	wait_for_sleep(self->fd);
 	sent = now_ns();
 	pthread_kill(self->guest.threads[0], SIGUSR1);
-	sleep_ns(5 * MS);
+	sleep_ns(5 * bound);
 	EXPECT_GT(self->guest.left_ns[0], sent);
 	EXPECT_LT(self->guest.left_ns[0] - sent, bound);
 	EXPECT_GE(state_of(self->fd, 0).interrupted, 1);
@@ -385,6 +383,7 @@ TEST_F(vcpu, new_vcpu)
 TEST_F(vcpu, another_thread)
 {
 	struct kvm_throttle_vcpu_state before, after;
+
 	START(GUEST_WORK, 1);
 	set(self->fd, 8000);
 	sleep_ns(50 * MS);
@@ -407,21 +406,36 @@ static void *blocked_thread(void *arg)
 	return NULL;
 }
 
+/* Has @function run the vCPU from now on, in the thread that is returned. */
+static pthread_t start_instead(struct guest *g, void *(*function)(void *))
+{
+	pthread_t thread;
+
+	guest_stop(g, 0);
+	g->vcpus[0]->run->immediate_exit = 0;
+	TEST_ASSERT(!pthread_create(&thread, NULL, function, g), "pthread_create");
+	return thread;
+}
+
+static void leave_kvm_run(struct guest *g, pthread_t thread)
+{
+	g->vcpus[0]->run->immediate_exit = 1;
+	pthread_kill(thread, SIGUSR1);
+}
+
 TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
 {
 	struct guest *g = &self->guest;
 	pthread_t old;
+
 	START(GUEST_WORK, 1);
-	guest_stop(g, 0);
-	g->vcpus[0]->run->immediate_exit = 0;
-	ASSERT_EQ(pthread_create(&old, NULL, blocked_thread, g), 0);
+	old = start_instead(g, blocked_thread);
 	set(self->fd, 8000);
 	sleep_ns(200 * MS);
 	EXPECT_GT(state_of(self->fd, 0).windows, 5);
 
 	/* The signal is in the sleep window, so work is queued to the old one. */
-	g->vcpus[0]->run->immediate_exit = 1;
-	pthread_kill(old, SIGUSR1);
+	leave_kvm_run(g, old);
 	sleep_ns(50 * MS);
 	guest_start(g, 0);
 	sleep_ns(150 * MS);
@@ -465,9 +479,7 @@ TEST_F(vcpu, another_thread_for_a_moment)
 	pthread_t visitor;
 
 	START(GUEST_WORK, 1);
-	guest_stop(g, 0);
-	g->vcpus[0]->run->immediate_exit = 0;
-	ASSERT_EQ(pthread_create(&g->threads[0], NULL, visited_thread, g), 0);
+	g->threads[0] = start_instead(g, visited_thread);
 	set(self->fd, 8000);
 	sleep_ns(100 * MS);
 	ASSERT_EQ(pthread_create(&visitor, NULL, visiting_thread, g), 0);
@@ -476,8 +488,7 @@ TEST_F(vcpu, another_thread_for_a_moment)
 	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
 
 	pthread_cancel(g->threads[0]);
-	g->vcpus[0]->run->immediate_exit = 1;
-	pthread_kill(g->threads[0], SIGUSR1);
+	leave_kvm_run(g, g->threads[0]);
 	pthread_join(g->threads[0], NULL);
 	guest_start(g, 0);
 }
@@ -503,18 +514,15 @@ TEST_F(vcpu, paused_vcpu_is_left_alone)
 	pthread_t thread;
 
 	START(GUEST_WORK, 1);
-	guest_stop(&self->guest, 0);
-	self->guest.vcpus[0]->run->immediate_exit = 0;
-	ASSERT_EQ(pthread_create(&thread, NULL, blocked_thread, &self->guest), 0);
+	thread = start_instead(&self->guest, blocked_thread);
 	set(self->fd, 5000);
-	sleep_ns(200 * MS);
-	self->guest.vcpus[0]->run->immediate_exit = 1;
-	pthread_kill(thread, SIGUSR1);
+	while (!state_of(self->fd, 0).windows)
+		sleep_ns(10 * MS);
+	leave_kvm_run(&self->guest, thread);
 	sleep_ns(100 * MS);
 	before = state_of(self->fd, 0);
 	sleep_ns(1000 * MS);
 	after = state_of(self->fd, 0);
-	EXPECT_GT(before.windows, 0);
 	EXPECT_EQ(after.windows, before.windows);
 	EXPECT_LE(after.retries - before.retries, 1);
 	pthread_kill(thread, SIGUSR1);

@@ -101,11 +101,11 @@ TEST(period_grows_only_where_it_must)
 	kvt_grid_init(&g, 9900, 0);
 	EXPECT_EQ(g.period_ns, KVM_THROTTLE_PERIOD_DEFAULT_NS);
 	kvt_grid_init(&g, 9990, 0);
-	EXPECT_EQ(g.period_ns, 100 * MS);
+	EXPECT_EQ(g.period_ns, 97 * MS);
 	kvt_grid_init(&g, 1, 0);
-	EXPECT_EQ(g.period_ns, KVM_THROTTLE_PERIOD_MAX_NS);
+	EXPECT_EQ(g.period_ns, 970 * MS);
 	kvt_grid_init(&g, 9999, 0);
-	EXPECT_EQ(g.period_ns, KVM_THROTTLE_PERIOD_MAX_NS);
+	EXPECT_EQ(g.period_ns, 970 * MS);
 	kvt_grid_init(&g, 5000, 30 * MS);
 	EXPECT_EQ(g.period_ns, 30 * MS);
 }

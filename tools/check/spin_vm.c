@@ -11,6 +11,7 @@
 #include <err.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,11 +22,57 @@
 
 #include <linux/kvm.h>
 
-/* An x86 CPU begins 16 bytes below 4 GiB: there it finds "jmp .". */
 #define PAGE		4096
+
+#if defined(__x86_64__)
+
+/* An x86 CPU begins 16 bytes below 4 GiB: there it finds "jmp .". */
 #define RESET_PAGE	0xfffff000
 #define RESET_OFFSET	0xff0
 static const char spin[] = "\xeb\xfe";
+
+static void create_irqchip(int vm)
+{
+	if (ioctl(vm, KVM_CREATE_IRQCHIP))
+		err(1, "KVM_CREATE_IRQCHIP");
+}
+
+/* A vCPU that isn't the first waits to be started. */
+static void init_vcpu(int vm, int vcpu, bool idle)
+{
+	struct kvm_mp_state state = { KVM_MP_STATE_RUNNABLE };
+
+	(void)vm;
+	if (!idle && ioctl(vcpu, KVM_SET_MP_STATE, &state))
+		err(1, "KVM_SET_MP_STATE");
+}
+
+#elif defined(__aarch64__)
+
+/* An arm64 CPU of KVM's begins at 0: there it finds "b .". */
+#define RESET_PAGE	0
+#define RESET_OFFSET	0
+static const char spin[] = "\x00\x00\x00\x14";
+
+/* None is needed. */
+static void create_irqchip(int vm)
+{
+	(void)vm;
+}
+
+static void init_vcpu(int vm, int vcpu, bool idle)
+{
+	struct kvm_vcpu_init init;
+
+	if (ioctl(vm, KVM_ARM_PREFERRED_TARGET, &init))
+		err(1, "KVM_ARM_PREFERRED_TARGET");
+	if (idle)
+		init.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
+	if (ioctl(vcpu, KVM_ARM_VCPU_INIT, &init))
+		err(1, "KVM_ARM_VCPU_INIT");
+}
+
+#endif
 
 static void *run(void *arg)
 {
@@ -37,7 +84,6 @@ static void *run(void *arg)
 
 static void create_vcpu(int vm, const char *arg)
 {
-	struct kvm_mp_state state = { KVM_MP_STATE_RUNNABLE };
 	unsigned long id;
 	pthread_t thread;
 	char *idle;
@@ -47,9 +93,7 @@ static void create_vcpu(int vm, const char *arg)
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
 	if (vcpu < 0)
 		err(1, "KVM_CREATE_VCPU");
-	/* One that isn't the first waits to be started. */
-	if (!*idle && ioctl(vcpu, KVM_SET_MP_STATE, &state))
-		err(1, "KVM_SET_MP_STATE");
+	init_vcpu(vm, vcpu, *idle);
 	if (pthread_create(&thread, NULL, run, (void *)(intptr_t)vcpu))
 		errx(1, "no thread");
 }
@@ -67,20 +111,20 @@ static int create_vm(int kvm, char *page)
 		err(1, "KVM_CREATE_VM");
 	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &memory))
 		err(1, "KVM_SET_USER_MEMORY_REGION");
-	if (ioctl(vm, KVM_CREATE_IRQCHIP))
-		err(1, "KVM_CREATE_IRQCHIP");
+	create_irqchip(vm);
 	return vm;
 }
 
 int main(int argc, char **argv)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int copy, vm = -1;
+	int nr, copy, vm = -1;
 	char *page;
 
 	if (kvm < 0)
 		err(1, "/dev/kvm");
-	if (argc < 3 || atoi(argv[1]) < 1)
+	nr = argc < 3 ? 0 : atoi(argv[1]);
+	if (nr < 1)
 		errx(2, "how many VMs, with which vCPUs?");
 	page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -88,7 +132,7 @@ int main(int argc, char **argv)
 		err(1, "mmap");
 	memcpy(page + RESET_OFFSET, spin, sizeof(spin));
 
-	for (int i = 0; i < atoi(argv[1]); i++) {
+	for (int i = 0; i < nr; i++) {
 		vm = create_vm(kvm, page);
 		printf("%d ", vm);
 		for (int v = 2; v < argc; v++)
