@@ -20,6 +20,10 @@ tools:				## the kvm-throttle command, and its tests
 selftests:			## the kselftests (KSRC: a kernel source tree)
 	$(MAKE) -C selftests
 
+.PHONY: migration-guest
+migration-guest:
+	$(MAKE) -C bench/migration
+
 .PHONY: install
 install: modules		## install the module, and the command if it was made
 	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install
@@ -29,6 +33,7 @@ install: modules		## install the module, and the command if it was made
 clean:				## remove what was made, but for the VM's roots
 	+$(KBUILD) clean
 	$(MAKE) -C tools clean
+	$(MAKE) -C bench/migration clean
 	$(MAKE) -C selftests clean
 
 .PHONY: vm
@@ -39,10 +44,32 @@ vm:
 check: vm			## all tests, in the VM: ends in N passed, N failed
 	vm/check
 
+.PHONY: qemu
+qemu:				## QEMU with the patches of qemu/, in the VM's root
+	qemu/build
+
+.PHONY: check-kvm
+check-kvm: vm			## KVM's own selftests, each also with its VMs throttled
+	vm/check-kvm
+
+.PHONY: lint
+lint:				## static analysis with trixie's tools; part of check
+	vm/vm build
+	vm/vm chroot /src/vm/lint
+
 .PHONY: demo
 demo: vm			## the seed's accuracy table, with a Linux guest in the VM
 	vm/demo
 
+.PHONY: check-migration demo-migration bench-migration
+check-migration: vm qemu	## tests of the patched QEMU and of live migration with it
+	vm/vm run --mt 2 --timeout 900 -- qemu/check
+	bench/migration/run check
+demo-migration: vm qemu	## the same, against stock QEMU: a table and a picture
+	bench/migration/run demo
+bench-migration: vm qemu	## three of those, against the figures to reach
+	bench/migration/run bench
+
 .PHONY: help
 help:				## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\t\1\t/p' Makefile | expand -t 8,24
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\t\1\t/p' Makefile | expand -t 8,28
