@@ -151,7 +151,9 @@ static void parse_trace(struct __test_metadata *_metadata, char *text,
 				seen->late_ns += at - opens_at;
 			}
 			EXPECT_GE(at + 1000, field(line, "planned_ns"));
-			EXPECT_GT(field(line, "close_ns"), at);
+			/* Another task may have the CPU between the two. */
+			if (throttle_exact())
+				EXPECT_GT(field(line, "close_ns"), at);
 		} else if (strstr(line, ": kvm_throttle_close:")) {
 			closed_at = stamp(line, "kvm_throttle_close:");
 			opens_at = field(line, "open_ns");
