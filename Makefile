@@ -63,8 +63,7 @@ demo: vm			## the seed's accuracy table, with a Linux guest in the VM
 
 .PHONY: check-migration demo-migration bench-migration
 check-migration: vm qemu	## tests of the patched QEMU and of live migration with it
-	vm/vm run --mt 2 --timeout 900 -- qemu/check
-	bench/migration/run check
+	vm/check migration
 demo-migration: vm qemu	## the same, against stock QEMU: a table and a picture
 	bench/migration/run demo
 bench-migration: vm qemu	## three of those, against the figures to reach
