@@ -6,6 +6,7 @@ Runs in the deterministic machine of vm/vm; see run. Every test ends with a look
 guest's memory, and at whether somebody is still throttled.
 """
 import contextlib
+import itertools
 import os
 import statistics
 import subprocess
@@ -15,9 +16,6 @@ import traceback
 
 import migration
 from migration import Failed, Migration, Qemu, Workload, wait_until
-
-PATCHED = 'qemu/bin/qemu-system-x86_64'
-MIGRATION_TEST = 'qemu/bin/migration-test'
 
 # The working set is sent in half a second. At full speed the guest dirties all of it
 # in a tenth of that, at 90 % in a second: that takes a throttle of more.
@@ -36,8 +34,11 @@ FULL_SPEED = 0.97
 # Later than this, a stop request has waited for the vCPU to wake up.
 STOP_LATER_S = 0.001
 
+# The throttle's steps, where stock and patched QEMU are compared.
+STEPS = {'cpu_throttle_initial': 50, 'cpu_throttle_increment': 20}
+
 TESTS = []
-binary = None
+stock = patched = None
 
 
 def test(function):
@@ -50,8 +51,8 @@ def check(truth, what):
         raise Failed(what)
 
 
-def boot(workload=WORKLOAD, **options):
-    return Qemu(binary, workload, **options)
+def boot(workload=WORKLOAD, binary=None, **options):
+    return Qemu(binary or patched, workload, **options)
 
 
 @contextlib.contextmanager
@@ -86,6 +87,21 @@ def check_completes(source, method='kernel', **settings):
               f'a stall of {done.stall_s:.3f} s')
         check(not migration.throttled_vms(), 'a VM is still throttled')
     return done
+
+
+@test
+def wrong_pages_are_noticed():
+    """Or the other tests would pass whatever a migration does to memory."""
+    first = slice(migration.WORKING_SET, migration.WORKING_SET + migration.PAGE)
+    with boot() as source:
+        check(not source.check_memory(), 'wrong pages from the start')
+        lost = source.memory[first]
+        source.check_memory()
+        source.memory[first] = lost
+        check(source.check_memory() == 1, 'a page that is older than it should be')
+        # The first cache lines are of now, the last one is not.
+        source.memory[first.stop - 64:first.stop] = lost[-64:]
+        check(source.check_memory() == 2, 'a torn page')
 
 
 @test
@@ -289,23 +305,55 @@ def device_emulation():
         check_full_speed(source, full)
 
 
+def steps(samples):
+    """The percentages, in their order."""
+    return [percent for percent, _ in itertools.groupby(sample.percent for sample in samples)]
+
+
+def about(value, other, share):
+    return abs(value - other) <= share * other
+
+
 @test
 def without_the_module():
     """As stock QEMU does: by its timer."""
     unload_module()
     try:
-        with boot() as source:
-            full = source.speed()
-            with endless(source):
-                check(source.info()['cpu-throttle-method'] == 'timer', 'not by the timer')
-            # The timer lets a vCPU finish its sleep.
-            time.sleep(1)
-            check(source.speed() >= FULL_SPEED * full, 'not at full speed again')
-            done = check_completes(source, method='timer')
-            # Nothing else keeps a vCPU for so long.
-            check(done.stall_s > 0.2, f'stalls of {done.stall_s:.3f} s, so not the timer')
+        done = {}
+        for binary, method in (stock, None), (patched, 'timer'):
+            with boot(binary=binary) as source:
+                full = source.speed()
+                with endless(source):
+                    check(source.info().get('cpu-throttle-method') == method, 'not by the timer')
+                # The timer lets a vCPU finish its sleep.
+                time.sleep(1)
+                check(source.speed() >= FULL_SPEED * full, 'not at full speed again')
+                done[binary] = check_completes(source, method=method, **STEPS)
+        for binary in stock, patched:
+            print(f'# {os.path.basename(binary)}: {steps(done[binary].samples)} %, '
+                  f'{done[binary].iterations} iterations, {done[binary].seconds:.2f} s, '
+                  f'stall {done[binary].stall_s * 1e3:.1f} ms, {done[binary].work} units of work')
+        as_stock, of_patched = done[stock], done[patched]
+        check(steps(of_patched.samples) == steps(as_stock.samples), 'other percentages')
+        check(of_patched.iterations == as_stock.iterations, 'other iterations')
+        for what in 'seconds', 'stall_s', 'work':
+            check(about(getattr(of_patched, what), getattr(as_stock, what), 0.05), what)
     finally:
         subprocess.run(('modprobe', 'kvm_throttle'), check=True)
+
+
+@test
+def to_stock_and_back():
+    """What is sent is the same."""
+    with boot() as source, source.destination(stock) as middle:
+        done = Migration(source, middle, **SETTINGS | THROTTLE)
+        check(done.completed and done.methods == {'kernel'}, f'to stock: {done.info}')
+        check(not done.errors, f'to stock: {done.errors} wrong pages')
+        source.end()
+        with middle.destination(patched) as last:
+            done = Migration(middle, last, **SETTINGS | THROTTLE)
+            check(done.completed and done.methods == {None}, f'back: {done.info}')
+            check(not done.errors, f'back: {done.errors} wrong pages')
 
 
 def run(function):
@@ -322,12 +370,14 @@ def run(function):
 
 
 def main():
-    global binary
+    global stock, patched
     wanted = sys.argv[1:]
     subprocess.run(('modprobe', 'kvm_throttle'), check=True)
     migration.prepare()
-    binary = migration.into_memory(PATCHED, 'qemu-patched')
-    migration.warm_up(binary)
+    stock = migration.into_memory(migration.STOCK, 'qemu-stock')
+    patched = migration.into_memory(migration.PATCHED, 'qemu-patched')
+    for binary in stock, patched:
+        migration.warm_up(binary)
     migration.throttled_vms()
     migration.be_on_time()
     tests = [function for function in TESTS if not wanted or function.__name__ in wanted]

@@ -14,8 +14,6 @@ import time
 import migration
 from migration import Failed, Migration, Qemu, Workload
 
-STOCK, PATCHED = '/usr/bin/qemu-system-x86_64', 'qemu/bin/qemu-system-x86_64'
-
 # The working set is sent in 0.75 s. At full speed the guest dirties 20 times as much in
 # that time and at 90 % twice, so that only the highest percentage converges:
 # auto-converge goes through all of its steps. (Not in one second: that is the period of
@@ -234,8 +232,8 @@ def main():
     options = parse_options()
     progress('reading the QEMUs into memory')
     migration.prepare()
-    stock = migration.into_memory(STOCK, 'qemu-stock')
-    patched = migration.into_memory(PATCHED, 'qemu-patched')
+    stock = migration.into_memory(migration.STOCK, 'qemu-stock')
+    patched = migration.into_memory(migration.PATCHED, 'qemu-patched')
     for binary in stock, patched:
         migration.warm_up(binary)
     migration.be_on_time()

@@ -21,6 +21,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 GUEST = os.path.join(HERE, 'guest.bin')
 KVM_THROTTLE = os.path.join(HERE, '../../tools/kvm-throttle')
+STOCK = '/usr/bin/qemu-system-x86_64'
+PATCHED = os.path.join(HERE, '../../qemu/bin/qemu-system-x86_64')
 
 # Where everything is that has to do with time: in memory.
 DIRECTORY = '/tmp/migration'
@@ -192,9 +194,10 @@ class Qemu:
             os.unlink(self.ram_file)
         return time.monotonic() - start
 
-    def destination(self):
-        """A QEMU to migrate this one to."""
-        return Qemu(self.binary, self.workload, self.vcpus, self.max_vcpus, incoming=True)
+    def destination(self, binary=None):
+        """A QEMU to migrate this one to; by default the same."""
+        return Qemu(binary or self.binary, self.workload, self.vcpus, self.max_vcpus,
+                    incoming=True)
 
     # The guest.
 
