@@ -24,6 +24,17 @@
 #endif
 
 /*
+ * It is called under a raw lock, where KASAN must not allocate memory to record
+ * who called.  6.12 and 6.13 have to be told, later kernels never do.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && \
+	LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#define KVT_TASK_WORK_NOTIFY	(TWA_RESUME | TWAF_NO_ALLOC)
+#else
+#define KVT_TASK_WORK_NOTIFY	TWA_RESUME
+#endif
+
+/*
  * task_work_add() is exported by distributions, not upstream.  Kbuild looks for
  * it in the kernel's Module.symvers.
  */
@@ -37,7 +48,7 @@ static inline int kvt_task_work_init(void)
 static inline int kvt_task_work_add(struct task_struct *task,
 				    struct callback_head *work)
 {
-	return task_work_add(task, work, TWA_RESUME);
+	return task_work_add(task, work, KVT_TASK_WORK_NOTIFY);
 }
 
 #else
@@ -93,7 +104,8 @@ static inline int kvt_task_work_init(void)
 static inline int kvt_task_work_add(struct task_struct *task,
 				    struct callback_head *work)
 {
-	return static_call(kvt_task_work_add_call)(task, work, TWA_RESUME);
+	return static_call(kvt_task_work_add_call)(task, work,
+						   KVT_TASK_WORK_NOTIFY);
 }
 
 #endif /* KVT_TASK_WORK_ADD_EXPORTED */
@@ -158,7 +170,9 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
 static inline void kvt_steal(u64 ns)
 {
 #ifdef CONFIG_SCHED_INFO
-	current->sched_info.run_delay += ns;
+	/* /proc may be read meanwhile. */
+	WRITE_ONCE(current->sched_info.run_delay,
+		   current->sched_info.run_delay + ns);
 #endif
 }
 

@@ -118,7 +118,7 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 		kvm_throttle_wake(v, v->clock.open_ns);
 	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
 		kvm_throttle_scan_now(v->vm);
-	} else if (v->retry_ns && !v->vcpu->wants_to_run &&
+	} else if (v->retry_ns && !READ_ONCE(v->vcpu->wants_to_run) &&
 		   task_is_running(v->task) && now < v->clock.open_ns) {
 		/* Still busy elsewhere: leave it alone. */
 		v->stats.retries++;
@@ -279,7 +279,7 @@ static void kvm_throttle_work(struct callback_head *work)
 
 	now = kvm_throttle_now(v->vm);
 	ready = fired_ns ?: now;
-	if (fired_ns && v->vcpu->wants_to_run)
+	if (fired_ns && READ_ONCE(v->vcpu->wants_to_run))
 		kvm_throttle_learn_exit(v, now);
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
 	    READ_ONCE(v->vm->nr_vcpus))
