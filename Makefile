@@ -52,6 +52,10 @@ qemu:				## QEMU with the patches of qemu/, in the VM's root
 check-kvm: vm			## KVM's own selftests, each also with its VMs throttled
 	vm/check-kvm
 
+.PHONY: check-debug
+check-debug:			## all tests on kernels that look for mistakes: 1 to 2 hours
+	vm/check-debug
+
 .PHONY: lint
 lint:				## static analysis with trixie's tools; part of check
 	vm/vm build
