@@ -92,8 +92,9 @@ static void fault_reset(u64 start, u64 end)
 		fault_option(i, "times", TIMES);
 		/* A message in the kernel's log would be taken for a bug. */
 		fault_option(i, "verbose", 0);
-		fault_option(i, "require-start", start);
-		fault_option(i, "require-end", end);
+		/* A probe at a function's entry may not see who calls that. */
+		fault_option(i, "require-start", i == PERCPU ? 0 : start);
+		fault_option(i, "require-end", i == PERCPU ? ~0ULL : end);
 		fault_option(i, "stacktrace-depth", 32);
 	}
 	write_text(DEBUG_DIR "/failslab/ignore-gfp-wait", "N");
@@ -147,11 +148,10 @@ static void find_symbol(const char *symbol, u64 *start, u64 *end)
 	fclose(f);
 }
 
-/* Every allocation that the module makes fails, in any thread. */
+/* Every slab allocation that the module makes fails, in any thread. */
 static void fail_allocations(bool on)
 {
 	fault_option(SLAB, "probability", on ? 100 : 0);
-	fault_option(PERCPU, "probability", on ? 100 : 0);
 }
 
 /* Of the slab allocations, only those of the xarray. */
@@ -304,7 +304,6 @@ TEST_F_TIMEOUT(fault, node, TIMEOUT_S)
 
 	fail_only_nodes();
 	fail_allocations(true);
-	fault_option(PERCPU, "probability", 0);
 	EXPECT_EQ(throttle_attach(self->g.vm->fd), -ENOMEM);
 	fail_allocations(false);
 	EXPECT_GE(faults(SLAB), 1);
@@ -347,18 +346,18 @@ TEST_F_TIMEOUT(fault, set_and_get, TIMEOUT_S)
 		fail_nth(nth);
 		r = throttle_set(fd, 5000, nth * 2 * MS);
 		failed = has_failed();
-		ASSERT_EQ(r, failed ? -EFAULT : 0);
+		ASSERT_TRUE(!r || (failed && r == -EFAULT));
+		/* Nothing has come of a call that failed. */
+		ASSERT_EQ(throttle_get(fd, NULL, 0, &period_ns), 2);
+		ASSERT_EQ(period_ns == nth * 2 * MS, !r);
 	}
-	/* Nothing has come of the call that failed. */
-	ASSERT_EQ(throttle_get(fd, NULL, 0, &period_ns), 2);
-	EXPECT_EQ(period_ns, 4 * MS);
 	EXPECT_EQ(faults(COPY), 1);
 
 	for (nth = 1, failed = true; failed; nth++) {
 		fail_nth(nth);
 		r = throttle_get(fd, states, 2, NULL);
 		failed = has_failed();
-		ASSERT_TRUE(failed ? r == -ENOMEM || r == -EFAULT : r == 2);
+		ASSERT_TRUE(r == 2 || (failed && (r == -ENOMEM || r == -EFAULT)));
 	}
 	/* The argument, and back again, and both vCPUs. */
 	EXPECT_EQ(faults(COPY), 1 + 4);
@@ -397,7 +396,7 @@ TEST_F_TIMEOUT(fault, debugfs_file, TIMEOUT_S)
 		fail_nth(nth);
 		file = open(path, O_RDONLY | O_CLOEXEC);
 		failed = has_failed();
-		ASSERT_EQ(file < 0, failed);
+		ASSERT_TRUE(file >= 0 || failed);
 		close(file);
 	}
 	EXPECT_GE(faults(SLAB), 1);
@@ -436,6 +435,8 @@ static void check_new_vcpu(struct __test_metadata *_metadata, struct guest *g,
 TEST_F_TIMEOUT(fault, new_vcpu, TIMEOUT_S)
 {
 	check_new_vcpu(_metadata, &self->g, 4);
+	/* The new one's. */
+	self->fds++;
 }
 
 /* The vCPU's thread is another: the old one stays in force until that is known. */
