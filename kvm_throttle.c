@@ -140,13 +140,14 @@ static void kvm_throttle_log(struct kvm_throttle_vm *vm, u32 percent_x100)
 		return;
 	vm->throttled = throttled;
 	if (throttled)
-		pr_info_ratelimited("VM of process %d throttled to %u.%02u %% by process %d (%s)\n",
+		pr_info_ratelimited("VM of process %d throttled to %u.%02u %% by process %d (%*pE)\n",
 				    vm->kvm->userspace_pid, percent_x100 / 100,
-				    percent_x100 % 100, vm->owner, vm->comm);
+				    percent_x100 % 100, vm->owner,
+				    (int)strlen(vm->comm), vm->comm);
 	else
-		pr_info_ratelimited("VM of process %d no longer throttled by process %d (%s)\n",
+		pr_info_ratelimited("VM of process %d no longer throttled by process %d (%*pE)\n",
 				    vm->kvm->userspace_pid, vm->owner,
-				    vm->comm);
+				    (int)strlen(vm->comm), vm->comm);
 }
 
 /*
@@ -480,8 +481,9 @@ static int kvm_throttle_show(struct seq_file *s, void *unused)
 		goto out;
 
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
-	seq_printf(s, "pid %d\nowner %d %s\npercent %u.%02u\nperiod_ns %llu\n",
-		   vm->kvm->userspace_pid, vm->owner, vm->comm,
+	seq_printf(s, "pid %d\nowner %d %*pE\npercent %u.%02u\nperiod_ns %llu\n",
+		   vm->kvm->userspace_pid, vm->owner, (int)strlen(vm->comm),
+		   vm->comm,
 		   vm->setting.percent_x100 / 100,
 		   vm->setting.percent_x100 % 100, grid.period_ns);
 	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns\n");

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 
 #include "kselftest_harness.h"
@@ -322,6 +323,26 @@ TEST_F(observe, debugfs)
 	EXPECT_EQ(debugfs_text(), NULL);
 }
 
+/* A process may have any name; it must not look like more lines, or colours. */
+TEST_F(observe, name_of_the_owner)
+{
+	char name[16], expected[100];
+	const char *text;
+	int fd;
+
+	ASSERT_EQ(prctl(PR_GET_NAME, name), 0);
+	ASSERT_EQ(prctl(PR_SET_NAME, "a\npercent 0\33[m"), 0);
+	fd = throttle_attach(self->guest.vm->fd);
+	ASSERT_EQ(prctl(PR_SET_NAME, name), 0);
+	ASSERT_GE(fd, 0);
+	text = debugfs_text();
+	ASSERT_NE(text, NULL);
+	snprintf(expected, sizeof(expected), "\nowner %d a\\npercent 0\\e[m\n", getpid());
+	EXPECT_NE(strstr(text, expected), NULL)
+		TH_LOG("%s", text);
+	close(fd);
+}
+
 /* Once the VM is dead, its file is empty until the throttle fd is closed. */
 TEST_F(observe, debugfs_of_the_dead)
 {
@@ -398,6 +419,27 @@ TEST_F(observe, log)
 			 getpid(), getpid());
 		EXPECT_STREQ(last, expected);
 	}
+	close(kmsg);
+}
+
+/* Nor can its owner fill the log. */
+TEST_F(observe, log_is_not_flooded)
+{
+	int kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	char last[200];
+	int fd, i;
+
+	ASSERT_GE(kmsg, 0);
+	lseek(kmsg, 0, SEEK_END);
+	fd = throttle_attach(self->guest.vm->fd);
+	ASSERT_GE(fd, 0);
+	for (i = 0; i < 500; i++) {
+		ASSERT_EQ(throttle_set(fd, 5000, 0), 0);
+		ASSERT_EQ(throttle_set(fd, 0, 0), 0);
+	}
+	/* Ten lines of each kind in 5 s. */
+	EXPECT_LE(read_log(kmsg, last, sizeof(last)), throttle_exact() ? 20 : 200);
+	close(fd);
 	close(kmsg);
 }
 
