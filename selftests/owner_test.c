@@ -5,14 +5,17 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
@@ -252,6 +255,91 @@ TEST_F(owner, device_is_not_for_everybody)
 
 	ASSERT_EQ(stat("/dev/kvm_throttle", &st), 0);
 	EXPECT_EQ(st.st_mode & 0007, 0);
+}
+
+/* 0 if @path can't be opened for want of permission. */
+static int can_open(const char *path, int flags)
+{
+	return open(path, flags | O_CLOEXEC) >= 0 || errno != EACCES;
+}
+
+/*
+ * What a process of nobody's tries on the VM @vm_fd of process @pid: the number
+ * of the first thing that it is let do, or 0.  @device is what it must not have.
+ */
+static int try_as_nobody(pid_t pid, int vm_fd, int device)
+{
+	struct kvm_throttle_attach attach = { .vm_fd = vm_fd };
+	int pidfd = syscall(SYS_pidfd_open, pid, 0);
+	char path[64];
+
+	if (setgroups(0, NULL) || setgid(65534) || setuid(65534))
+		return 1;
+	if (can_open("/dev/kvm_throttle", O_RDWR))
+		return 2;
+	if (can_open("/dev/kvm_throttle", O_RDONLY))
+		return 3;
+	if (can_open("/sys/kernel/debug/kvm_throttle", O_RDONLY))
+		return 4;
+	if (can_open("/sys/kernel/tracing/events/kvm_throttle", O_RDONLY))
+		return 5;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, vm_fd);
+	if (can_open(path, O_RDWR))
+		return 6;
+	if (syscall(SYS_pidfd_getfd, pidfd, vm_fd, 0) >= 0 || errno != EPERM)
+		return 7;
+	/* Not with the device either: the VM's fd is another process's. */
+	close(vm_fd);
+	if (ioctl(device, KVM_THROTTLE_ATTACH, &attach) >= 0 || errno != EBADF)
+		return 8;
+	return 0;
+}
+
+TEST_F(owner, nobody_can_do_nothing)
+{
+	int device = open("/dev/kvm_throttle", O_RDWR | O_CLOEXEC), status;
+	struct guest g;
+	pid_t pid;
+
+	ASSERT_GE(device, 0);
+	guest_create(&g, GUEST_WORK, 1);
+	pid = fork();
+	if (!pid)
+		_exit(try_as_nobody(getppid(), g.vm->fd, device));
+	waitpid(pid, &status, 0);
+	EXPECT_EQ(status, 0)
+		TH_LOG("nobody could do %d", WEXITSTATUS(status));
+	close(device);
+	guest_destroy(&g);
+}
+
+/* A thread's id is told only to those whose pid namespace it is in. */
+TEST_F(owner, pid_namespaces)
+{
+	struct kvm_throttle_vcpu_state state;
+	struct guest g;
+	int fd, status;
+	pid_t pid;
+
+	guest_create(&g, GUEST_WORK, 1);
+	sleep_ns(20 * MS);
+	fd = throttle_attach(g.vm->fd);
+	ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
+	EXPECT_GT(state.tid, 0);
+	pid = fork();
+	if (!pid) {
+		if (unshare(CLONE_NEWPID))
+			_exit(1);
+		pid = fork();
+		if (!pid)
+			_exit(throttle_get(fd, &state, 1, NULL) == 1 && !state.tid ? 0 : 2);
+		waitpid(pid, &status, 0);
+		_exit(WEXITSTATUS(status));
+	}
+	waitpid(pid, &status, 0);
+	EXPECT_EQ(status, 0);
+	close(fd);
+	guest_destroy(&g);
 }
 
 FIXTURE(module) {
