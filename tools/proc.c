@@ -35,6 +35,15 @@ static pid_t read_tgid(pid_t tid)
 	return pid;
 }
 
+/* A process can call itself anything, also what confuses terminals. */
+static void make_printable(char *name)
+{
+	for (; *name; name++) {
+		if (!isascii(*name) || !isprint(*name))
+			*name = '?';
+	}
+}
+
 static void read_comm(pid_t pid, char *name, size_t size)
 {
 	char path[32];
@@ -51,12 +60,39 @@ static void read_comm(pid_t pid, char *name, size_t size)
 	if (len && name[len - 1] == '\n')
 		len--;
 	name[len] = '\0';
+	make_printable(name);
+}
 
-	/* A process can call itself anything, also what confuses terminals. */
-	for (; len; len--) {
-		if (!isascii(name[len - 1]) || !isprint(name[len - 1]))
-			name[len - 1] = '?';
+/*
+ * The VM's name on the command line: QEMU has -name [guest=]NAME[,...],
+ * kvmtool and crosvm have --name NAME, Firecracker has --id NAME.
+ */
+static void read_guest(pid_t pid, char *guest, size_t size)
+{
+	char *arg = NULL, path[32];
+	size_t room = 0, len;
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return;
+	while (!found && getdelim(&arg, &room, '\0', f) > 0) {
+		found = !strcmp(arg, "-name") || !strcmp(arg, "--name") ||
+			!strcmp(arg, "--id");
 	}
+	if (found && getdelim(&arg, &room, '\0', f) > 0) {
+		const char *name = arg;
+
+		if (!strncmp(name, "guest=", strlen("guest=")))
+			name += strlen("guest=");
+		len = strcspn(name, ",");
+		snprintf(guest, size, "%.*s", (int)len, name);
+		make_printable(guest);
+	}
+	free(arg);
+	fclose(f);
 }
 
 /**
@@ -69,8 +105,10 @@ struct process proc_of_thread(pid_t tid)
 {
 	struct process process = { .pid = read_tgid(tid), .name = "?" };
 
-	if (process.pid)
+	if (process.pid) {
 		read_comm(process.pid, process.name, sizeof(process.name));
+		read_guest(process.pid, process.guest, sizeof(process.guest));
+	}
 	return process;
 }
 

@@ -13,10 +13,14 @@
  * struct process - a process
  * @pid: its id, 0 if there is none
  * @name: its command name
+ * @guest: what its command line calls its VM, empty if it doesn't
+ *
+ * The names are of printable ASCII.
  */
 struct process {
 	pid_t pid;
 	char name[16];
+	char guest[64];
 };
 
 struct process proc_of_thread(pid_t tid);

@@ -105,8 +105,7 @@ static bool is_known(const struct throttle *list, int count,
 /**
  * throttle_find() - find throttle fds in every process
  * @vm: the process whose VMs' throttles are wanted, 0 for all
- * @found: result, each element to be given to throttle_free(), the whole to be
- *	freed
+ * @found: result, to be given to throttle_free_all()
  * @hidden: result: were there processes that the caller may not look into?
  *
  * A throttle fd that several processes have copies of is found once.
@@ -160,4 +159,45 @@ int throttle_find(pid_t vm, struct throttle **found, bool *hidden)
 	}
 	closedir(dir);
 	return count;
+}
+
+/**
+ * throttle_before() - find a throttle in what throttle_find() found earlier
+ * @now: the throttle
+ * @list: what was found earlier
+ * @nr: how many that are
+ *
+ * Return: the throttle as it was then, or NULL if it wasn't there.
+ */
+const struct throttle *throttle_before(const struct throttle *now,
+				       const struct throttle *list, int nr)
+{
+	for (int i = 0; i < nr; i++) {
+		const struct throttle *before = &list[i];
+		bool same = before->holder.pid == now->holder.pid &&
+			    before->fd == now->fd &&
+			    before->nr_vcpus <= now->nr_vcpus;
+
+		/* The number may be another throttle's now: it begins at 0. */
+		for (uint32_t v = 0; same && v < before->nr_vcpus; v++) {
+			same = before->vcpus[v].vcpu_id == now->vcpus[v].vcpu_id &&
+			       before->vcpus[v].elapsed_ns <=
+			       now->vcpus[v].elapsed_ns;
+		}
+		if (same)
+			return before;
+	}
+	return NULL;
+}
+
+/**
+ * throttle_free_all() - free what throttle_find() found
+ * @list: what was found
+ * @nr: how many that are
+ */
+void throttle_free_all(struct throttle *list, int nr)
+{
+	for (int i = 0; i < nr; i++)
+		throttle_free(&list[i]);
+	free(list);
 }

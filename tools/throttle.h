@@ -35,5 +35,8 @@ struct throttle {
 int throttle_read(int fd, struct throttle *t);
 void throttle_free(struct throttle *t);
 int throttle_find(pid_t vm, struct throttle **found, bool *hidden);
+const struct throttle *throttle_before(const struct throttle *now,
+				       const struct throttle *list, int nr);
+void throttle_free_all(struct throttle *list, int nr);
 
 #endif /* THROTTLE_H */

@@ -19,9 +19,6 @@
 
 #include "view.h"
 
-/* Further off its target than this in the last interval, a vCPU stands out. */
-#define OFF_TARGET_PERCENT	1.0
-
 #define TABLE_HEAD \
 	" vCPU   thread  target %    now %   mean %  period ms   windows   late us"
 
@@ -29,6 +26,7 @@
 struct delta {
 	uint64_t elapsed_ns;
 	uint64_t throttled_ns;
+	uint64_t windows;
 };
 
 /* vCPUs keep their place: new ones come last, and none ever goes. */
@@ -38,11 +36,13 @@ static struct delta delta_of(const struct throttle *now,
 	struct delta d = {
 		.elapsed_ns = now->vcpus[i].elapsed_ns,
 		.throttled_ns = now->vcpus[i].throttled_ns,
+		.windows = now->vcpus[i].windows,
 	};
 
 	if (before && i < before->nr_vcpus) {
 		d.elapsed_ns -= before->vcpus[i].elapsed_ns;
 		d.throttled_ns -= before->vcpus[i].throttled_ns;
+		d.windows -= before->vcpus[i].windows;
 	}
 	return d;
 }
@@ -66,6 +66,27 @@ static bool is_idle(const struct kvm_throttle_vcpu_state *vcpu,
 {
 	return vcpu->percent_x100 && d->elapsed_ns >= 2 * vcpu->period_ns &&
 	       share(d) < target(vcpu) / 2;
+}
+
+/**
+ * view_vcpu() - what happened to a vCPU
+ * @now: the VM
+ * @before: an earlier reading, or NULL
+ * @i: which of its vCPUs
+ *
+ * Return: what happened.
+ */
+struct vcpu_view view_vcpu(const struct throttle *now,
+			   const struct throttle *before, uint32_t i)
+{
+	struct delta d = delta_of(now, before, i);
+
+	return (struct vcpu_view) {
+		.target = target(&now->vcpus[i]),
+		.share = share(&d),
+		.stall_ns = d.windows ? (double)d.throttled_ns / d.windows : NAN,
+		.idle = is_idle(&now->vcpus[i], &d),
+	};
 }
 
 /**
@@ -115,7 +136,7 @@ static void format_vcpu(char *line, size_t size,
 			const struct kvm_throttle_vcpu_state *vcpu,
 			double now_percent, bool idle)
 {
-	struct delta all = { vcpu->elapsed_ns, vcpu->throttled_ns };
+	struct delta all = { vcpu->elapsed_ns, vcpu->throttled_ns, 0 };
 
 	snprintf(line, size, "%5u %8u %9.2f %8s %8s %10.3f %9llu %9.1f%s",
 		 vcpu->vcpu_id, vcpu->tid, target(vcpu),
@@ -126,16 +147,20 @@ static void format_vcpu(char *line, size_t size,
 }
 
 /**
- * view_table() - print a VM's vCPUs and what happened since the beginning
+ * view_table() - print a VM's vCPUs
  * @now: the VM
+ * @before: an earlier reading, or NULL
  */
-void view_table(const struct throttle *now)
+void view_table(const struct throttle *now, const struct throttle *before)
 {
 	char line[160];
 
 	puts(TABLE_HEAD);
 	for (uint32_t i = 0; i < now->nr_vcpus; i++) {
-		format_vcpu(line, sizeof(line), &now->vcpus[i], NAN, false);
+		struct vcpu_view v = view_vcpu(now, before, i);
+
+		format_vcpu(line, sizeof(line), &now->vcpus[i],
+			    before ? v.share : NAN, before && v.idle);
 		puts(line);
 	}
 }
@@ -274,8 +299,13 @@ void view_screen_end(void)
 	putp(clr_eos);
 }
 
-/* A percentage with as many decimals as in the tables; null for NAN. */
-static struct json_object *json_percent(double percent)
+/**
+ * view_json_percent() - a percentage with as many decimals as in the tables
+ * @percent: the percentage
+ *
+ * Return: a new object, or NULL, which is JSON's null, for NAN.
+ */
+struct json_object *view_json_percent(double percent)
 {
 	if (isnan(percent))
 		return NULL;
@@ -326,17 +356,17 @@ static struct json_object *json_vcpu(const struct throttle *now,
 	json_object_object_add(json, "thread",
 			       json_object_new_uint64(vcpu->tid));
 	json_object_object_add(json, "percent",
-			       json_percent(target(vcpu)));
+			       view_json_percent(target(vcpu)));
 	json_object_object_add(json, "own",
 		json_object_new_boolean(vcpu->flags & KVM_THROTTLE_VCPU));
 	if (before) {
 		json_object_object_add(json, "interval_percent",
-				       json_percent(share(&last)));
+				       view_json_percent(share(&last)));
 		json_object_object_add(json, "idle",
 			json_object_new_boolean(is_idle(vcpu, &last)));
 	}
 	json_object_object_add(json, "average_percent",
-			       json_percent(share(&all)));
+			       view_json_percent(share(&all)));
 	for (size_t c = 0; c < sizeof(counters) / sizeof(*counters); c++) {
 		json_object_object_add(json, counters[c].name,
 				       json_object_new_uint64(counters[c].value));
@@ -356,16 +386,20 @@ struct json_object *view_json(const struct throttle *now,
 {
 	struct json_object *json = json_object_new_object();
 	struct json_object *vcpus = json_object_new_array();
+	struct json_object *vm = view_json_process(&now->vm);
 
 	for (uint32_t i = 0; i < now->nr_vcpus; i++)
 		json_object_array_add(vcpus, json_vcpu(now, before, i));
 
-	json_object_object_add(json, "vm", view_json_process(&now->vm));
+	if (vm && *now->vm.guest)
+		json_object_object_add(vm, "name",
+				       json_object_new_string(now->vm.guest));
+	json_object_object_add(json, "vm", vm);
 	json_object_object_add(json, "holder", view_json_process(&now->holder));
 	json_object_object_add(json, "percent",
-			       json_percent(now->percent_x100 / 100.0));
+			       view_json_percent(now->percent_x100 / 100.0));
 	json_object_object_add(json, "average_percent",
-			       json_percent(view_average(now, NULL).mean));
+			       view_json_percent(view_average(now, NULL).mean));
 	json_object_object_add(json, "vcpus", vcpus);
 	return json;
 }

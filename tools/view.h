@@ -27,9 +27,29 @@ struct average {
 	unsigned int idle;
 };
 
+/**
+ * struct vcpu_view - what happened to a vCPU
+ * @target: share of the time that it is to be throttled, in percent
+ * @share: for how much it was, NAN if there is nothing to say about
+ * @stall_ns: how long the throttle kept it out of guest mode at a time, on
+ *	average; NAN if it didn't
+ * @idle: it needed little throttling, as it was not in guest mode anyway
+ */
+struct vcpu_view {
+	double target;
+	double share;
+	double stall_ns;
+	bool idle;
+};
+
+/* Further off its target than this in the last interval, a vCPU stands out. */
+#define OFF_TARGET_PERCENT	1.0
+
 struct average view_average(const struct throttle *now,
 			    const struct throttle *before);
-void view_table(const struct throttle *now);
+struct vcpu_view view_vcpu(const struct throttle *now,
+			   const struct throttle *before, uint32_t i);
+void view_table(const struct throttle *now, const struct throttle *before);
 void view_log_head(void);
 void view_log(const struct throttle *now, const struct throttle *before,
 	      double seconds);
@@ -38,6 +58,7 @@ void view_screen(const struct throttle *now, const struct throttle *before);
 void view_screen_end(void);
 struct json_object *view_json(const struct throttle *now,
 			      const struct throttle *before);
+struct json_object *view_json_percent(double percent);
 struct json_object *view_json_process(const struct process *process);
 
 #endif /* VIEW_H */

@@ -394,6 +394,6 @@ def throttled_vms():
     """What kvm-throttle says of the VMs that are throttled."""
     if not os.path.exists('/dev/kvm_throttle'):
         return []
-    answer = subprocess.run((KVM_THROTTLE, '--status', '--json'), stdout=subprocess.PIPE,
+    answer = subprocess.run((KVM_THROTTLE, 'stat', '--json'), stdout=subprocess.PIPE,
                             check=True)
     return [vm for vm in map(json.loads, answer.stdout.splitlines()) if vm['percent']]

@@ -5,6 +5,7 @@
 # Needs neither the module nor a VM.
 
 sleeper=
+path=$PATH
 
 # shellcheck disable=SC2317 # called by tap.sh
 cleanup()
@@ -31,19 +32,38 @@ expect 2 "'1.1s' is not a time from 1ms to 1s" --pid $$ --period 1.1s 80
 expect 2 'from 100ms to 1h' --pid $$ --interval 99ms 80
 expect 2 'such as 500ms' --pid $$ --for 0 80
 expect 2 'such as 500ms' --pid $$ --for 10days 80
-expect 2 'go with a percentage' --status --pid $$ 80
-expect 2 'go with --vcpu' --status --pid $$ --vcpu 0
-expect 2 'go with --quiet' --status --quiet
-run --nonsense
-[ $status -eq 2 ]
-result 'an unknown option'
+expect 2 "'0' is not a number from 1" stat --interval 1s --count 0
+expect 2 'count needs an --interval' stat --count 2
+expect 2 'from 100ms to 1h' stat --interval 99ms
+expect 2 'choose one' stat --json --prometheus "$dir/metrics.prom"
+expect 2 "what is '80'" stat 80
+expect 2 "what is '80'" top 80
+expect 2 'from 100ms to 1h' top --interval 2h
+expect 2 'where to' record --for 1s
+expect 2 "one FILE is enough: 'b'" record a b
+expect 2 'such as 500ms' record --for 0 a
+expect 2 "'x' is not a process id" record --pid x a
+expect 2 'of what' plot
+expect 2 'where to' plot a
+expect 2 "two files are enough: 'c'" plot a b c
+expect 2 "'-1' is not a time" plot --from=-1 a b
+for subcommand in '' stat top record plot; do
+	# shellcheck disable=SC2086 # or no argument
+	run $subcommand --nonsense
+	[ $status -eq 2 ]
+	result "an unknown option${subcommand:+ of $subcommand}"
+	# shellcheck disable=SC2086
+	run $subcommand --help
+	[ $status -eq 0 ] && grep -q "^Usage: [^ ]*${subcommand:+ $subcommand} " "$dir/out"
+	result "--help${subcommand:+ of $subcommand}"
+done
 
 # Process ids end at 4194304.
 expect 1 'there is no process 4194305' --pid 4194305 80
-expect 1 'there is no process 4194305' --pid 4194305 --status
+expect 1 'there is no process 4194305' stat --pid 4194305
 expect 1 "process $$ .* has no KVM virtual machine" --pid $$ 80
 expect 1 "process $$ .* has no KVM virtual machine" --pid $$ --fd 0 80
-expect 1 "process $$ .* has no KVM virtual machine" --pid $$ --status
+expect 1 "process $$ .* has no KVM virtual machine" stat --pid $$
 
 # A process whose name a terminal would take for orders.
 name=$(printf '\033[31mred')
@@ -55,6 +75,52 @@ until [ "$(cat /proc/$sleeper/comm)" = "$name" ]; do
 done
 expect 1 "process $sleeper (?\[31mred) has no" --pid $sleeper 80
 
+# recording LATE_NS: two vCPUs, three windows each, the last of them that late
+recording()
+{
+	echo '{"type":"recording","version":1,"time_ns":1000000,"unix_time":1.000}'
+	echo '{"type":"vm","vm":1,"pid":7,"command":"vmm","name":"a<b\u0027`","owner":null}'
+	echo '{"type":"set","vm":1,"vcpu":null,"time_ns":1000000,"percent":80.00,"period_ns":10000000,"run_ns":2000000}'
+	for vcpu in 0 1; do
+		for n in 1 2 3; do
+			open=$((n * 10000000)) late=0
+			[ $vcpu$n != 13 ] || late=$1
+			echo "{\"type\":\"window\",\"vm\":1,\"vcpu\":$vcpu,\"window\":$n,\"cpu\":$vcpu,\"slept\":true,\"planned_open_ns\":$open,\"planned_close_ns\":$((open + 2000000)),\"open_ns\":$((open + late)),\"close_ns\":$((open + 2000000)),\"sleep_ns\":$((open + 2010000)),\"sleep_until_ns\":$((open + 10000000)),\"signals\":0,\"retries\":0}"
+		done
+	done
+	echo '{"type":"end","time_ns":50000000,"lost_events":0}'
+}
+
+echo '{"type":"vm"}' >"$dir/bad"
+expect 1 'line 1: it is of no known type' plot "$dir/bad" "$dir/a.svg"
+recording 0 | head -n 3 >"$dir/bad"
+expect 1 'has no windows' plot "$dir/bad" "$dir/a.svg"
+recording 0 >"$dir/good"
+expect 1 'there are no windows from 9' plot --from 9s "$dir/good" "$dir/a.svg"
+expect 1 'too many to be seen' plot --for 1h "$dir/good" "$dir/a.svg"
+expect 1 'No such file' plot "$dir/none" "$dir/a.svg"
+PATH=/nowhere
+run plot "$dir/good" "$dir/a.svg"
+PATH=$path
+[ $status -eq 1 ] && says 'install the package gnuplot-nox'
+result 'gnuplot is missing'
+if command -v gnuplot >"$dir/out"; then
+	expect 1 '/dev/full: No space left' plot "$dir/good" /dev/full
+	for late_ns in 0 300000; do
+		recording $late_ns >"$dir/late"
+		run plot "$dir/late" "$dir/$late_ns.svg"
+		[ $status -eq 0 ] && grep -q '>vCPU 1<' "$dir/$late_ns.svg" &&
+			grep -q "$([ $late_ns = 0 ] && echo 0 || echo 1) of 6 windows off" "$dir/$late_ns.svg"
+		result "a picture of windows that are $late_ns ns late"
+	done
+	# The box in the legend is always there.
+	red='rgb(217,  48,  26)'
+	[ $(($(grep -oF "$red" "$dir/300000.svg" | wc -l) - $(grep -oF "$red" "$dir/0.svg" | wc -l))) -ge 1 ]
+	result 'a late window is red'
+else
+	echo "# SKIP pictures: gnuplot isn't there"
+fi
+
 # Another user's process.
 cp "$command" "$dir/kvm-throttle"
 command=$dir/kvm-throttle
@@ -62,11 +128,11 @@ as=$([ "$(id -u)" -ne 0 ] || echo setpriv --reuid=65534 --clear-groups)
 if [ -e /proc/1/fd ] && $as "$command" --usage >"$dir/out" 2>&1; then
 	expect 1 'no permission to look into process 1 .* CAP_SYS_PTRACE' \
 		--pid 1 80
-	expect 1 'no permission to look into process 1 ' --pid 1 --status
-	run --status
+	expect 1 'no permission to look into process 1 ' stat --pid 1
+	run stat
 	[ $status -eq 0 ] && says 'that you may look into'
 	result 'not all processes can be looked into'
-	run --status --json
+	run stat --json
 	[ $status -eq 0 ] && [ ! -s "$dir/out" ]
 	result 'the same in JSON'
 else

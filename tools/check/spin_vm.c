@@ -2,13 +2,15 @@
 /*
  * A process with virtual machines for vm_test.sh to throttle.
  *
- *	spin_vm NUMBER ID[i]...
+ *	spin_vm NUMBER ID[i]... [-name NAME]
  *
  * creates NUMBER virtual machines and prints their fds, and a copy of the last,
  * which a VMM may have too.  Each has the vCPUs of those ids, which spin, or
- * stay idle where an "i" follows.  Ends when it is killed.
+ * stay idle where an "i" follows.  The name is for others to read, as QEMU's is.
+ * Ends when it is killed.
  */
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -78,7 +80,8 @@ static void *run(void *arg)
 {
 	int vcpu = (intptr_t)arg;
 
-	ioctl(vcpu, KVM_RUN, 0);
+	while (ioctl(vcpu, KVM_RUN, 0) && errno == EINTR)
+		;
 	err(1, "KVM_RUN returned");
 }
 
@@ -135,7 +138,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < nr; i++) {
 		vm = create_vm(kvm, page);
 		printf("%d ", vm);
-		for (int v = 2; v < argc; v++)
+		for (int v = 2; v < argc && *argv[v] != '-'; v++)
 			create_vcpu(vm, argv[v]);
 	}
 	copy = dup(vm);

@@ -5,73 +5,9 @@
 # For root on a machine with /dev/kvm where kvm_throttle can be loaded, such as
 # that of vm/vm.
 
-vm=
-holder=
-
-# shellcheck disable=SC2317 # called by tap.sh
-cleanup()
-{
-	end_holder KILL
-	end_vm
-}
-
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/tap.sh"
-spin_vm=$(dirname "$0")/spin_vm
+. "$(dirname "$0")/vm.sh"
 name=$(basename "$command" | cut -c 1-15)
-
-# start_vm ARGUMENT...: of spin_vm; its process comes to $vm, its fds to $fds
-start_vm()
-{
-	"$spin_vm" "$@" >"$dir/fds" &
-	vm=$!
-	wait_for test -s "$dir/fds"
-	fds=$(cat "$dir/fds")
-}
-
-end_vm()
-{
-	[ -z "$vm" ] || kill -KILL "$vm"
-	wait $vm 2>/dev/null
-	vm=
-}
-
-# hold ARGUMENT...: a throttle of $vm in the background, for a minute at most;
-# what it prints comes to $dir/held
-hold()
-{
-	# A shell that is not interactive has ^C ignored in the background.
-	env --default-signal=INT "$command" --pid "$vm" --for 1m "$@" \
-		</dev/null >"$dir/held" 2>&1 &
-	holder=$!
-	wait_for throttled
-}
-
-# end_holder SIGNAL: 0 only waits; its exit status comes to $status
-end_holder()
-{
-	[ -n "$holder" ] || return
-	kill -"$1" $holder 2>/dev/null
-	wait $holder 2>/dev/null
-	status=$?
-	holder=
-	cp "$dir/held" "$dir/out"
-}
-
-throttled()
-{
-	"$command" --status --pid "$vm" | grep -q throttled.by
-}
-
-# wait_for CONDITION...: at most 10 seconds
-wait_for()
-{
-	for _ in $(seq 100); do
-		"$@" && return
-		sleep 0.1
-	done
-	return 1
-}
 
 # held_at ID PERCENT: the last table in $dir/out has that vCPU's mean at PERCENT
 # to within 1
@@ -84,27 +20,6 @@ held_at()
 	' "$dir/out"
 }
 
-# last PATTERN: the last line of the last run
-last()
-{
-	tail -n 1 "$dir/out" | grep -q "$1"
-}
-
-# json EXPRESSION: is true of each line of the last run, the object v
-json()
-{
-	python3 -c '
-import json, sys
-lines = [json.loads(line) for line in open(sys.argv[1])]
-sys.exit(not lines or not all(eval("(" + sys.argv[2] + ")") for v in lines))
-' "$dir/out" "$1"
-}
-
-if [ ! -e /dev/kvm ] || [ "$(id -u)" -ne 0 ]; then
-	echo '1..0 # SKIP needs /dev/kvm and root'
-	exit 0
-fi
-
 start_vm 1 0 2 7i
 if [ ! -e /dev/kvm_throttle ]; then
 	expect 1 'modprobe kvm_throttle' --pid "$vm" --for 1s 80
@@ -115,8 +30,8 @@ expect 1 'no vCPU 1; it has: 0, 2, 7$' \
 	--pid "$vm" --for 1s --vcpu 2 --vcpu 1 80
 expect 1 'not a KVM virtual machine; choose from: --fd [0-9]*$' \
 	--pid "$vm" --for 1s --fd 0 80
-expect 0 "spin_vm (process $vm) is not throttled\.$" --pid "$vm" --status
-expect 0 'No VM is throttled\.$' --status
+expect 0 "spin_vm (process $vm) is not throttled\.$" stat --pid "$vm"
+expect 0 'No VM is throttled\.$' stat
 
 run --pid "$vm" --for 2.5s --period 5ms 80
 [ $status -eq 0 ] && held_at 0 80 && held_at 2 80 &&
@@ -148,28 +63,28 @@ for signal in INT TERM HUP; do
 	end_holder $signal
 	[ $status -eq 0 ] && last '^Interrupted after .*; full speed now\.$'
 	result "ended by SIG$signal"
-	expect 0 'is not throttled' --pid "$vm" --status
+	expect 0 'is not throttled' stat --pid "$vm"
 done
 
 hold 20
 expect 1 "throttled already, by process $holder ($name)" \
 	--pid "$vm" --for 1s 80
-run --status
+run stat
 [ $status -eq 0 ] && [ "$(wc -l <"$dir/out")" -eq 5 ] &&
 	grep -q "^spin_vm (process $vm): throttled by 20.00 %, by $name (process $holder)$" "$dir/out"
 result 'the status of all VMs'
-run --status --pid "$vm" --json
+run stat --pid "$vm" --json
 [ $status -eq 0 ] && json "
 v['vm']['pid'] == $vm and v['holder']['pid'] == $holder and
 v['percent'] == 20 and [c['percent'] for c in v['vcpus']] == [20] * 3"
 result 'the status in JSON'
-expect 1 'no KVM virtual machine' --status --pid $$
+expect 1 'no KVM virtual machine' stat --pid $$
 as='setpriv --reuid=65534 --clear-groups'
 expect 1 "no permission to look into process $vm (spin_vm)" \
 	--pid "$vm" --for 1s 80
 as=
 end_holder KILL
-expect 0 'is not throttled' --pid "$vm" --status
+expect 0 'is not throttled' stat --pid "$vm"
 
 trap '' HUP
 hold --quiet 20

@@ -5,7 +5,7 @@
 _kvm_throttle()
 {
 	local current=${COMP_WORDS[COMP_CWORD]} option=${COMP_WORDS[COMP_CWORD-1]}
-	local words fd
+	local words fd subcommand=${COMP_WORDS[1]}
 
 	# --option=value comes as three words.
 	if [[ $current == = ]]; then
@@ -21,11 +21,30 @@ _kvm_throttle()
 				words+=" $(cut -d/ -f3 <<<"$fd")"
 		done
 		;;
-	--fd | --vcpu | --period | --for | --interval)
+	--prometheus)
+		mapfile -t COMPREPLY < <(compgen -f -- "$current")
+		return
+		;;
+	--fd | --vcpu | --period | --for | --from | --interval | --count)
 		;;
 	*)
-		words='--pid --fd --vcpu --period --for --interval --quiet --json
-			--status --help --usage'
+		((COMP_CWORD > 1)) || subcommand=
+		case $subcommand in
+		stat) words='--pid --interval --count --json --prometheus' ;;
+		top) words='--interval' ;;
+		record) words='--pid --for' ;;
+		plot) words='--pid --from --for' ;;
+		*)
+			words='--pid --fd --vcpu --period --for --interval --quiet
+				--json'
+			((COMP_CWORD > 1)) || words+=' stat top record plot'
+			;;
+		esac
+		words+=' --help --usage'
+		if [[ $subcommand == record || $subcommand == plot ]]; then
+			mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$current")
+			return
+		fi
 		;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

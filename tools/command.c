@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * What the subcommands of kvm-throttle share.
+ */
+#include <err.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/pidfd.h>
+#include <sys/signalfd.h>
+#include <time.h>
+
+#include "command.h"
+
+#define VM_FILE		"anon_inode:kvm-vm"
+
+#define FOR_MIN_NS	NSEC_PER_MSEC
+#define FOR_MAX_NS	(365 * 24 * 3600 * NSEC_PER_SEC)
+
+/**
+ * option_pid() - read the argument of --pid
+ * @state: where to complain
+ * @arg: the argument
+ *
+ * Return: the process id.
+ */
+pid_t option_pid(const struct argp_state *state, const char *arg)
+{
+	uint64_t value;
+
+	if (parse_number(arg, INT32_MAX, &value) || !value)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--pid: '%s' is not a process id", arg);
+	return value;
+}
+
+/**
+ * option_interval() - read the argument of --interval
+ * @state: where to complain
+ * @arg: the argument
+ *
+ * Return: nanoseconds.
+ */
+uint64_t option_interval(const struct argp_state *state, const char *arg)
+{
+	uint64_t ns;
+
+	if (parse_duration(arg, INTERVAL_MIN_NS, INTERVAL_MAX_NS, &ns))
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--interval: '%s' is not a time from " INTERVAL_TEXT,
+			     arg);
+	return ns;
+}
+
+/**
+ * option_for() - read the argument of --for
+ * @state: where to complain
+ * @arg: the argument
+ *
+ * Return: nanoseconds.
+ */
+uint64_t option_for(const struct argp_state *state, const char *arg)
+{
+	uint64_t ns;
+
+	if (parse_duration(arg, FOR_MIN_NS, FOR_MAX_NS, &ns))
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--for: '%s' is not a time from 1ms to 8760h, such as 500ms, 10s, 5m or 2h",
+			     arg);
+	return ns;
+}
+
+/**
+ * now_ns() - the time
+ *
+ * Return: nanoseconds of CLOCK_MONOTONIC.
+ */
+uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * NSEC_PER_SEC + t.tv_nsec;
+}
+
+/**
+ * print_json() - print an object on a line of its own, and free it
+ * @file: where to
+ * @json: the object
+ */
+void print_json(FILE *file, struct json_object *json)
+{
+	fprintf(file, "%s\n",
+		json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
+	json_object_put(json);
+}
+
+/**
+ * find_process() - the process that the user means, which must exist
+ * @pid: its id
+ *
+ * Return: the process.
+ */
+struct process find_process(pid_t pid)
+{
+	struct process process = proc_of_thread(pid);
+
+	if (!process.pid)
+		errx(EXIT_FAILURE, "there is no process %d", pid);
+	return process;
+}
+
+/**
+ * find_vms() - the VMs of a process, which must have some
+ * @process: the process
+ * @fds: result, their numbers there; to be freed
+ *
+ * Return: how many there are.
+ */
+int find_vms(const struct process *process, int **fds)
+{
+	int nr = proc_find_fds(process->pid, VM_FILE, fds);
+
+	if (nr == -EACCES)
+		errx(EXIT_FAILURE,
+		     "no permission to look into process %d (%s): run as root or with CAP_SYS_PTRACE",
+		     process->pid, process->name);
+	if (nr == -ENOENT)
+		errx(EXIT_FAILURE, "process %d (%s) has ended", process->pid,
+		     process->name);
+	if (nr < 0) {
+		errno = -nr;
+		err(EXIT_FAILURE, "process %d (%s)", process->pid,
+		    process->name);
+	}
+	if (!nr)
+		errx(EXIT_FAILURE, "process %d (%s) has no KVM virtual machine",
+		     process->pid, process->name);
+	return nr;
+}
+
+/**
+ * open_process() - begin to watch a process
+ * @process: the process
+ *
+ * Return: its pidfd, which becomes readable when it ends.
+ */
+int open_process(const struct process *process)
+{
+	int fd = pidfd_open(process->pid, 0);
+
+	if (fd < 0)
+		err(EXIT_FAILURE, "process %d (%s)", process->pid, process->name);
+	return fd;
+}
+
+/**
+ * has_ended() - has a process ended?
+ * @pidfd: what open_process() returned
+ *
+ * Return: true if it has.
+ */
+bool has_ended(int pidfd)
+{
+	struct pollfd fd = { .fd = pidfd, .events = POLLIN };
+
+	return poll(&fd, 1, 0) > 0;
+}
+
+/**
+ * open_signals() - have signals that would end this process announced instead
+ *
+ * Return: a file descriptor that becomes readable when one comes.
+ */
+int open_signals(void)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(ends) / sizeof(*ends); i++) {
+		struct sigaction action;
+
+		/* nohup has them ignored. */
+		sigaction(ends[i], NULL, &action);
+		if (action.sa_handler != SIG_IGN)
+			sigaddset(&set, ends[i]);
+	}
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC);
+	if (fd < 0)
+		err(EXIT_FAILURE, "signalfd");
+	return fd;
+}
+
+/**
+ * wait_for_signal() - wait for a time, or for the signal that ends it
+ * @signals: what open_signals() returned
+ * @until_ns: when to return
+ *
+ * Return: true if a signal has come.
+ */
+bool wait_for_signal(int signals, uint64_t until_ns)
+{
+	struct pollfd fd = { .fd = signals, .events = POLLIN };
+	uint64_t now = now_ns();
+	uint64_t left = until_ns > now ? until_ns - now : 0;
+	struct timespec timeout = {
+		.tv_sec = left / NSEC_PER_SEC,
+		.tv_nsec = left % NSEC_PER_SEC,
+	};
+
+	if (ppoll(&fd, 1, &timeout, NULL) < 0 && errno != EINTR)
+		err(EXIT_FAILURE, "poll");
+	return fd.revents;
+}

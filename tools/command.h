@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the subcommands of kvm-throttle share: exit status, options that several
+ * have, and how they find a process, wait and end.
+ */
+#ifndef COMMAND_H
+#define COMMAND_H
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <json-c/json.h>
+
+#include "parse.h"
+#include "proc.h"
+
+/* Exit status, as in the man page; anything else that fails is EXIT_FAILURE. */
+#define EXIT_USAGE	2
+#define EXIT_VM_ENDED	3
+
+#define INTERVAL_MIN_NS	(100 * NSEC_PER_MSEC)
+#define INTERVAL_MAX_NS	(3600 * NSEC_PER_SEC)
+#define INTERVAL_TEXT	"100ms to 1h"
+
+/* One subcommand each: its arguments, of which the first is its name. */
+int hold_command(int argc, char **argv);
+int plot_command(int argc, char **argv);
+int record_command(int argc, char **argv);
+int stat_command(int argc, char **argv);
+int top_command(int argc, char **argv);
+
+pid_t option_pid(const struct argp_state *state, const char *arg);
+uint64_t option_interval(const struct argp_state *state, const char *arg);
+uint64_t option_for(const struct argp_state *state, const char *arg);
+
+uint64_t now_ns(void);
+void print_json(FILE *file, struct json_object *json);
+struct process find_process(pid_t pid);
+int find_vms(const struct process *process, int **fds);
+int open_process(const struct process *process);
+bool has_ended(int pidfd);
+int open_signals(void);
+bool wait_for_signal(int signals, uint64_t until_ns);
+
+#endif /* COMMAND_H */

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A file of metrics for Prometheus, as node_exporter's textfile collector reads
+ * it.
+ */
+#ifndef PROMETHEUS_H
+#define PROMETHEUS_H
+
+#include <stdbool.h>
+
+#include "throttle.h"
+
+void prometheus_write(const char *path, const struct throttle *list, int nr,
+		      bool hidden);
+
+#endif /* PROMETHEUS_H */

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * kvm-throttle stat: prints what is in force, whoever throttles: once or again
+ * and again, as text, as JSON, or to a file for Prometheus.
+ */
+#include <err.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "prometheus.h"
+#include "throttle.h"
+#include "view.h"
+
+/**
+ * struct options - the command line
+ * @pid: the process whose VMs are wanted, 0 for all
+ * @interval_ns: how often to print, 0 for once and at once
+ * @count: how often to print at most, 0 for ever
+ * @json: in JSON
+ * @prometheus: the file that is written instead, or NULL
+ */
+struct options {
+	pid_t pid;
+	uint64_t interval_ns;
+	uint64_t count;
+	bool json;
+	const char *prometheus;
+};
+
+enum {
+	OPTION_COUNT = 256,
+	OPTION_INTERVAL,
+	OPTION_JSON,
+	OPTION_PROMETHEUS,
+};
+
+static const struct argp_option argp_options[] = {
+	{ "pid", 'p', "PID", 0, "only the VMs of this process", 0 },
+	{ "interval", OPTION_INTERVAL, "TIME", 0,
+	  "print what happened each time that this has passed, " INTERVAL_TEXT
+	  ", and not what happened so far", 0 },
+	{ "count", OPTION_COUNT, "NUMBER", 0,
+	  "end after so many intervals (default: when interrupted)", 0 },
+	{ "json", OPTION_JSON, NULL, 0, "one JSON object per VM", 0 },
+	{ "prometheus", OPTION_PROMETHEUS, "FILE", 0,
+	  "print nothing, but replace FILE by one for Prometheus, as node_exporter's textfile collector reads it; its name should end in .prom",
+	  0 },
+	{ 0 }
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct options *o = state->input;
+
+	switch (key) {
+	case 'p':
+		o->pid = option_pid(state, arg);
+		return 0;
+	case OPTION_INTERVAL:
+		o->interval_ns = option_interval(state, arg);
+		return 0;
+	case OPTION_COUNT:
+		if (parse_number(arg, UINT32_MAX, &o->count) || !o->count)
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--count: '%s' is not a number from 1 to %u",
+				     arg, UINT32_MAX);
+		return 0;
+	case OPTION_JSON:
+		o->json = true;
+		return 0;
+	case OPTION_PROMETHEUS:
+		o->prometheus = arg;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_failure(state, EXIT_USAGE, 0,
+			     "what is '%s'? A process is given with --pid", arg);
+		return 0;
+	case ARGP_KEY_END:
+		if (o->count && !o->interval_ns)
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--count needs an --interval");
+		if (o->json && o->prometheus)
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--json doesn't go with --prometheus: choose one");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp argp = {
+	.options = argp_options,
+	.parser = parse_option,
+	.doc = "Print how much the KVM virtual machines of this host are throttled, and by whom.",
+};
+
+/* Nobody throttles @process, or any VM if there is none. */
+static void show_none(const struct options *o, const struct process *process,
+		      bool hidden)
+{
+	const char *hint = "";
+
+	if (hidden)
+		hint = " by any process that you may look into; run as root or with CAP_SYS_PTRACE to see all";
+	if (!process->pid) {
+		if (!o->json)
+			printf("No VM is throttled%s.\n", hint);
+		return;
+	}
+
+	if (o->json) {
+		struct json_object *json = json_object_new_object();
+
+		json_object_object_add(json, "vm", view_json_process(process));
+		json_object_object_add(json, "holder", NULL);
+		print_json(stdout, json);
+	} else {
+		printf("%s (process %d) is not throttled%s.\n", process->name,
+		       process->pid, hint);
+	}
+}
+
+static void show(const struct throttle *now, const struct throttle *before)
+{
+	if (now->vm.pid)
+		printf("%s (process %d%s%s)", now->vm.name, now->vm.pid,
+		       *now->vm.guest ? ", VM " : "", now->vm.guest);
+	else
+		printf("A VM that has not run yet");
+	printf(": throttled by %u.%02u %%, by %s (process %d)\n",
+	       now->percent_x100 / 100, now->percent_x100 % 100,
+	       now->holder.name, now->holder.pid);
+	view_table(now, before);
+}
+
+/* The time of day, to tell an interval's tables from the next one's. */
+static void show_time(void)
+{
+	time_t now = time(NULL);
+	char text[32];
+
+	strftime(text, sizeof(text), "%F %T", localtime(&now));
+	puts(text);
+}
+
+/**
+ * struct reading - what throttle_find() found at one time
+ * @list: all throttles
+ * @nr: how many
+ * @hidden: there may be more
+ */
+struct reading {
+	struct throttle *list;
+	int nr;
+	bool hidden;
+};
+
+static struct reading take_reading(const struct process *process)
+{
+	struct reading r;
+
+	r.nr = throttle_find(process->pid, &r.list, &r.hidden);
+	if (r.nr < 0) {
+		errno = -r.nr;
+		err(EXIT_FAILURE, "/proc");
+	}
+	return r;
+}
+
+static void show_reading(const struct options *o, const struct process *process,
+			 const struct reading *now, const struct reading *before)
+{
+	if (o->prometheus) {
+		prometheus_write(o->prometheus, now->list, now->nr, now->hidden);
+		return;
+	}
+
+	if (o->interval_ns && !o->json)
+		show_time();
+	if (!now->nr)
+		show_none(o, process, now->hidden);
+	for (int i = 0; i < now->nr; i++) {
+		const struct throttle *t = &now->list[i];
+		const struct throttle *earlier =
+			throttle_before(t, before->list, before->nr);
+
+		if (o->json)
+			print_json(stdout, view_json(t, earlier));
+		else
+			show(t, earlier);
+	}
+	if (fflush(stdout))
+		err(EXIT_FAILURE, "standard output");
+}
+
+/* Print once and at once; what happened so far. */
+static void stat_once(const struct options *o, const struct process *process)
+{
+	struct reading none = { 0 }, now = take_reading(process);
+	int *fds;
+
+	/* Or there is nothing that could be throttled, an error. */
+	if (process->pid && !now.nr) {
+		find_vms(process, &fds);
+		free(fds);
+	}
+	show_reading(o, process, &now, &none);
+	throttle_free_all(now.list, now.nr);
+}
+
+/* Print what happened in each interval.  Returns the exit status. */
+static int stat_intervals(const struct options *o,
+			  const struct process *process)
+{
+	struct reading now, before = take_reading(process);
+	uint64_t next_ns = now_ns();
+	int pidfd = process->pid ? open_process(process) : -1;
+	int signals = open_signals();
+	int result = EXIT_SUCCESS;
+
+	for (uint64_t n = 0; !o->count || n < o->count; n++) {
+		next_ns += o->interval_ns;
+		if (wait_for_signal(signals, next_ns))
+			break;
+		if (process->pid && has_ended(pidfd)) {
+			warnx("process %d (%s) has ended", process->pid,
+			      process->name);
+			result = EXIT_VM_ENDED;
+			break;
+		}
+		now = take_reading(process);
+		show_reading(o, process, &now, &before);
+		throttle_free_all(before.list, before.nr);
+		before = now;
+	}
+	throttle_free_all(before.list, before.nr);
+	close(signals);
+	if (pidfd >= 0)
+		close(pidfd);
+	return result;
+}
+
+int stat_command(int argc, char **argv)
+{
+	struct process process = { 0 };
+	struct options o = { 0 };
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	if (o.pid)
+		process = find_process(o.pid);
+	if (o.interval_ns)
+		return stat_intervals(&o, &process);
+	stat_once(&o, &process);
+	return EXIT_SUCCESS;
+}
