@@ -36,8 +36,6 @@
 #define ABOVE_PX	60
 #define BELOW_PX	90
 
-extern char **environ;
-
 /**
  * struct options - the command line
  * @pid: the process whose VMs are shown, 0 for all
@@ -145,7 +143,14 @@ struct setting {
 /**
  * struct window - see record.c
  * @grid: number of the grid that it is on, -1 if there is none
+ * @cpu: where it was
+ * @slept: did the vCPU sleep after it?
  * @late_ns: how late it began, but for the time that siblings had the CPU
+ * @planned_open_ns: when it was to begin
+ * @planned_close_ns: when it was to end
+ * @open_ns: when it began
+ * @close_ns: when it ended
+ * @sleep_ns: when the vCPU slept
  * @end_ns: when the guest stopped, or is supposed to have
  *
  * Times that are missing are 0.
@@ -199,6 +204,12 @@ struct vm {
  * @start_ns: when it began
  * @end_ns: when it ended
  * @lost: how many events are missing
+ * @vms: the VMs
+ * @nr_vms: how many they are
+ * @grids: the VMs' periods
+ * @nr_grids: how many they are
+ * @rows: the vCPUs, and what is of all of a VM's
+ * @nr_rows: how many they are
  */
 struct recording {
 	const struct options *o;
@@ -454,8 +465,9 @@ static void read_line(struct recording *r, struct json_object *json)
 		{ "end", read_end },
 	};
 	const char *type = get_text(json, "type");
+	bool is_first = r->line == 1;
 
-	if (!type || (r->line == 1) != !strcmp(type, "recording"))
+	if (!type || is_first != !strcmp(type, "recording"))
 		fail_line(r, "it is of no known type");
 	for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
 		if (strcmp(type, types[i].type))
@@ -997,18 +1009,26 @@ static pid_t start_gnuplot(FILE *output, FILE **input)
 /* Copy what gnuplot made to where it is wanted. */
 static void save_picture(const struct options *o, FILE *made)
 {
-	FILE *file = strcmp(o->picture, "-") ? fopen(o->picture, "we") : stdout;
 	char buffer[65536];
+	int fd = STDOUT_FILENO;
 	size_t len;
+	ssize_t nr;
 
-	if (!file)
+	if (strcmp(o->picture, "-"))
+		fd = open(o->picture, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	if (fd < 0)
 		err(EXIT_FAILURE, "%s", o->picture);
 	rewind(made);
-	while ((len = fread(buffer, 1, sizeof(buffer), made)) > 0)
-		fwrite(buffer, 1, len, file);
+	while ((len = fread(buffer, 1, sizeof(buffer), made)) > 0) {
+		for (size_t at = 0; at < len; at += nr) {
+			nr = write(fd, buffer + at, len - at);
+			if (nr < 0)
+				err(EXIT_FAILURE, "%s", o->picture);
+		}
+	}
 	if (ferror(made))
 		err(EXIT_FAILURE, "gnuplot's picture");
-	if (fflush(file) || ferror(file) || (file != stdout && fclose(file)))
+	if (fd != STDOUT_FILENO && close(fd))
 		err(EXIT_FAILURE, "%s", o->picture);
 }
 

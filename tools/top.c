@@ -211,7 +211,7 @@ static int by_late(const struct entry *a, const struct entry *b)
 static void format_number(char *text, double value, const char *format)
 {
 	if (isnan(value))
-		strcpy(text, "-");
+		snprintf(text, TEXT_MAX_LEN, "-");
 	else
 		snprintf(text, TEXT_MAX_LEN, format, value);
 }
@@ -224,7 +224,7 @@ static void format_pid(char *text, const struct row *row)
 
 	/* It hasn't run yet. */
 	if (!id)
-		strcpy(text, "-");
+		snprintf(text, TEXT_MAX_LEN, "-");
 	else
 		snprintf(text, TEXT_MAX_LEN, "%u", id);
 }
@@ -277,7 +277,7 @@ static void format_target(char *text, const struct row *row)
 	for (uint32_t i = 0; i < t->nr_vcpus; i++)
 		mixed |= t->vcpus[i].percent_x100 != t->percent_x100;
 	if (mixed)
-		strcpy(text, "mixed");
+		snprintf(text, TEXT_MAX_LEN, "mixed");
 	else
 		format_number(text, t->percent_x100 / 100.0, "%.2f");
 }
@@ -294,7 +294,7 @@ static bool is_idle(const struct row *row)
 static void format_share(char *text, const struct row *row)
 {
 	if (is_idle(row))
-		strcpy(text, "idle");
+		snprintf(text, TEXT_MAX_LEN, "idle");
 	else if (row->vcpu < 0)
 		format_number(text, row->entry->average.mean, "%.2f");
 	else
@@ -336,14 +336,16 @@ static void format_late(char *text, const struct row *row)
  * @compare: its order
  * @format: what is in it, nothing if it leaves the text alone
  */
-static const struct column {
+struct column {
 	const char *head;
 	int width;
 	int from;
 	int key;
 	int (*compare)(const struct entry *a, const struct entry *b);
 	void (*format)(char *text, const struct row *row);
-} columns[] = {
+};
+
+static const struct column columns[] = {
 	{ "PID", 7, 0, 'p', by_pid, format_pid },
 	{ "VM", -12, 0, 'v', by_name, format_name },
 	{ "BY PID", 7, 0, 'b', by_owner, format_owner },
@@ -563,7 +565,7 @@ static void draw_head(const struct top *top, int y)
 	attron(A_REVERSE);
 	mvhline(y, 0, ' ', COLS);
 	for (unsigned int i = 0; i < NR_COLUMNS; i++) {
-		if (COLS < columns[i].from)
+		if (columns[i].from > COLS)
 			continue;
 		if (i == top->sort)
 			attron(A_BOLD | A_UNDERLINE);
@@ -597,7 +599,7 @@ static void draw_row(const struct top *top, int y, const struct row *row,
 	for (unsigned int i = 0; i < NR_COLUMNS; i++) {
 		char text[TEXT_MAX_LEN] = "";
 
-		if (COLS < columns[i].from)
+		if (columns[i].from > COLS)
 			continue;
 		columns[i].format(text, row);
 		x = draw_cell(y, x, &columns[i], text);
