@@ -32,7 +32,7 @@
 #define BUFFER_KB	"1024"
 
 /* A page of the ring buffer isn't larger. */
-#define PAGE_MAX	(1 << 20)
+#define PAGE_MAX	(1024 * 1024)
 
 /* Of an event's first word the lower bits are its type, or its length... */
 #define TYPE_LEN_BITS	5
@@ -260,7 +260,7 @@ static void create_instance(void)
 		errx(EXIT_FAILURE, "no permission to use " TRACEFS ": run as root");
 	if (access(INSTANCES, F_OK))
 		errx(EXIT_FAILURE,
-		     TRACEFS " is missing: mount it with `mount -t tracefs tracefs " TRACEFS "`");
+		     TRACEFS " is missing: mount it with `mount -t tracefs nodev " TRACEFS "`");
 	if (access(TRACEFS "/events/" SYSTEM, F_OK))
 		errx(EXIT_FAILURE,
 		     "there are no tracepoints of the module: load it with `modprobe kvm_throttle`");

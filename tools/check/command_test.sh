@@ -99,6 +99,7 @@ recording 0 >"$dir/good"
 expect 1 'there are no windows from 9' plot --from 9s "$dir/good" "$dir/a.svg"
 expect 1 'too many to be seen' plot --for 1h "$dir/good" "$dir/a.svg"
 expect 1 'No such file' plot "$dir/none" "$dir/a.svg"
+# shellcheck disable=SC2123 # so that gnuplot is not found
 PATH=/nowhere
 run plot "$dir/good" "$dir/a.svg"
 PATH=$path

@@ -31,13 +31,15 @@ start_vm()
 	"$spin_vm" "$@" >"$dir/fds" &
 	vm=$!
 	wait_for test -s "$dir/fds"
+	# shellcheck disable=SC2034 # for the tests
 	fds=$(cat "$dir/fds")
 }
 
 end_vm()
 {
-	[ -z "$vm" ] || kill -KILL "$vm"
-	wait $vm 2>/dev/null
+	[ -n "$vm" ] || return
+	kill -KILL "$vm"
+	wait "$vm" 2>/dev/null
 	vm=
 }
 
@@ -56,8 +58,8 @@ hold()
 end_holder()
 {
 	[ -n "$holder" ] || return
-	kill -"$1" $holder 2>/dev/null
-	wait $holder 2>/dev/null
+	kill -"$1" "$holder" 2>/dev/null
+	wait "$holder" 2>/dev/null
 	status=$?
 	holder=
 	cp "$dir/held" "$dir/out"
