@@ -46,12 +46,15 @@ nothing_left()
 }
 
 # recorded FILE EXPRESSION: is true, of a list of all lines, and of a function
-# that returns those of a type; $vm and other variables can be in it
+# that returns those of a type; $vm and other variables can be in it. If it
+# isn't, what was recorded is told.
 recorded()
 {
 	python3 -c '
 import json, sys
+from collections import Counter
 lines = [json.loads(line) for line in open(sys.argv[1])]
+right = False
 def of(kind):
     return [line for line in lines if line["type"] == kind]
 def run(windows):
@@ -59,8 +62,17 @@ def run(windows):
     whole = [w for w in windows if w["open_ns"] and w["close_ns"]]
     return (sum(w["close_ns"] - w["open_ns"] for w in whole[:-1]) /
             (whole[-1]["open_ns"] - whole[0]["open_ns"]))
-sys.exit(not eval("(" + sys.argv[2] + ")"))
-' "$1" "$2" 2>>"$dir/out"
+def tell():
+    for line in lines:
+        if line["type"] != "window":
+            print(line)
+    print(Counter((w["vm"], w["vcpu"]) for w in of("window")))
+try:
+    right = eval("(" + sys.argv[2] + ")")
+finally:
+    right or tell()
+sys.exit(not right)
+' "$1" "$2" >>"$dir/out" 2>&1
 }
 
 # drawn PATTERN: the last run drew that on its terminal, all at once
