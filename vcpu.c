@@ -26,6 +26,13 @@
 #define KVM_THROTTLE_RETRY_MIN_NS	(5 * NSEC_PER_USEC)
 #define KVM_THROTTLE_RETRY_MAX_NS	(80 * NSEC_PER_USEC)
 
+/*
+ * A request to the vCPU that KVM has no name for and never takes back: while any
+ * is pending, KVM_RUN goes round in its loop and doesn't enter the guest.  The
+ * highest there can be, which KVM will be the last to use.
+ */
+#define KVM_THROTTLE_REQ_HOLD		63
+
 /* The way out of the guest doesn't take longer than this. */
 #define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
 
@@ -46,20 +53,45 @@ static void kvm_throttle_put(struct kvm_throttle_vcpu *v)
 	module_put(THIS_MODULE);
 }
 
+/*
+ * Have @v not enter the guest, until kvm_throttle_release().  As it goes round
+ * meanwhile, that has to come soon: the timer, which is started with this, sees
+ * to it, or whoever parts the timer from the vCPU.
+ */
+static void kvm_throttle_hold(struct kvm_throttle_vcpu *v)
+{
+	lockdep_assert_held(&v->lock);
+
+	BUILD_BUG_ON(KVM_THROTTLE_REQ_HOLD >=
+		     sizeof_field(struct kvm_vcpu, requests) * BITS_PER_BYTE);
+	set_bit(KVM_THROTTLE_REQ_HOLD, (void *)&v->vcpu->requests);
+}
+
+/* Let @v enter the guest, unless kvm_throttle_work() stops it before. */
+static void kvm_throttle_release(struct kvm_throttle_vcpu *v)
+{
+	lockdep_assert_held(&v->lock);
+
+	/* Work that was queued is seen first. */
+	smp_mb__before_atomic();
+	clear_bit(KVM_THROTTLE_REQ_HOLD, (void *)&v->vcpu->requests);
+}
+
 /* Have kvm_throttle_work() called before @v enters the guest. */
 static void kvm_throttle_queue(struct kvm_throttle_vcpu *v)
 {
 	lockdep_assert_held(&v->lock);
 
-	if (v->queued)
-		return;
-	v->queued = true;
-	refcount_inc(&v->ref);
-	if (kvt_task_work_add(v->task, &v->work)) {
-		/* The thread is exiting.  kvm_throttle_vm has a reference. */
-		v->queued = false;
-		refcount_dec(&v->ref);
+	if (!v->queued) {
+		v->queued = true;
+		refcount_inc(&v->ref);
+		if (kvt_task_work_add(v->task, &v->work)) {
+			/* It is exiting.  kvm_throttle_vm has a reference. */
+			v->queued = false;
+			refcount_dec(&v->ref);
+		}
 	}
+	kvm_throttle_release(v);
 }
 
 /* End the sleep of @v in kvm_throttle_work(); it was held until @until. */
@@ -82,13 +114,34 @@ static void kvm_throttle_start(struct kvm_throttle_vcpu *v, u64 at, u64 charge)
 		      HRTIMER_MODE_ABS_PINNED_HARD);
 }
 
-/* Look again for @v, which is outside KVM_RUN, or about to leave it. */
+/*
+ * Look again for @v, which is outside KVM_RUN, or about to leave it.  Whatever
+ * it does until then, it doesn't enter the guest.
+ */
 static void kvm_throttle_retry(struct kvm_throttle_vcpu *v, u64 now)
 {
+	u64 at;
+
 	v->retry_ns = clamp(2 * v->retry_ns, (u64)KVM_THROTTLE_RETRY_MIN_NS,
 			    (u64)KVM_THROTTLE_RETRY_MAX_NS);
 	trace_kvm_throttle_retry(v);
-	kvm_throttle_start(v, now + v->retry_ns, now);
+	kvm_throttle_hold(v);
+	at = now + v->retry_ns;
+	if (now < v->clock.open_ns)
+		at = min(at, v->clock.open_ns);
+	kvm_throttle_start(v, at, now);
+}
+
+/* Has the interrupt that is being handled come while the guest ran? */
+static bool kvm_throttle_in_guest(const struct kvm_throttle_vcpu *v)
+{
+	return READ_ONCE(v->task->flags) & PF_VCPU;
+}
+
+/* How often the thread has left its CPU. */
+static unsigned long kvm_throttle_switches(const struct kvm_throttle_vcpu *v)
+{
+	return READ_ONCE(v->task->nvcsw) + READ_ONCE(v->task->nivcsw);
 }
 
 static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
@@ -108,8 +161,16 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 
 	/* The guest has stopped on time if it took no longer than is usual. */
 	from = v->charge_ns + (v->retry_ns ? 0 : v->exit_ns);
-	if (!v->sleeping && kvt_task_on_cpu(v->task) && now > from)
-		kvt_charge(&v->grid, &v->clock, from, now);
+	v->busy_from_ns = 0;
+	if (!v->sleeping && !v->kicked && kvt_task_on_cpu(v->task)) {
+		if (now > from)
+			kvt_charge(&v->grid, &v->clock, from, now);
+		if (!kvm_throttle_in_guest(v) &&
+		    (!v->retry_ns || now < v->clock.open_ns)) {
+			v->busy_from_ns = now;
+			v->busy_switches = kvm_throttle_switches(v);
+		}
+	}
 
 	if (v->sleeping) {
 		v->stats.windows++;
@@ -117,6 +178,7 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 		v->woken_idle = is_idle_task(current);
 		kvm_throttle_wake(v, v->clock.open_ns);
 	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
+		kvm_throttle_release(v);
 		kvm_throttle_scan_now(v->vm);
 	} else if (v->retry_ns && !READ_ONCE(v->vcpu->wants_to_run) &&
 		   task_is_running(v->task) && now < v->clock.open_ns) {
@@ -150,7 +212,8 @@ static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
 
 /*
  * Learn how long it takes from the end of a window to kvm_throttle_work(): what
- * is usual, not the worst.
+ * is usual, not the worst.  Only where the guest had to be stopped: how long it
+ * takes otherwise is up to the guest.
  */
 static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 now)
 {
@@ -201,6 +264,7 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
 			v->stats.late_max_ns = max(v->stats.late_max_ns,
 						   late.held_ns);
 		v->retry_ns = 0;
+		v->kicked = false;
 		kvm_throttle_start(v, v->clock.close_ns, v->clock.close_ns);
 		trace_kvm_throttle_open(v, late.slept);
 		return false;
@@ -213,6 +277,7 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
 
 	if (in_run) {
 		v->stats.interrupted++;
+		v->kicked = true;
 		trace_kvm_throttle_signal(v);
 	} else {
 		v->stats.retries++;
@@ -265,13 +330,15 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns;
+	u64 now, ready, fired_ns, busy_from_ns;
 	bool ran = true;
 
 	raw_spin_lock_irq(&v->lock);
 	fired_ns = v->fired_ns;
+	busy_from_ns = v->busy_from_ns;
 	v->queued = false;
 	v->fired_ns = 0;
+	v->busy_from_ns = 0;
 	v->woken_ns = 0;
 
 	if (!v->vm || !v->grid.period_ns)
@@ -279,7 +346,9 @@ static void kvm_throttle_work(struct callback_head *work)
 
 	now = kvm_throttle_now(v->vm);
 	ready = fired_ns ?: now;
-	if (fired_ns && READ_ONCE(v->vcpu->wants_to_run))
+	if (busy_from_ns && v->busy_switches == kvm_throttle_switches(v))
+		kvt_charge(&v->grid, &v->clock, busy_from_ns, now);
+	else if (fired_ns && !busy_from_ns && READ_ONCE(v->vcpu->wants_to_run))
 		kvm_throttle_learn_exit(v, now);
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
 	    READ_ONCE(v->vm->nr_vcpus))
@@ -337,9 +406,12 @@ static void kvm_throttle_start_over(struct kvm_throttle_vcpu *v,
 	kvt_clock_init(&v->clock);
 	v->clock.debt_ns = debt_ns;
 	v->fired_ns = 0;
+	v->busy_from_ns = 0;
 	v->woken_ns = 0;
 	v->ran_window = 0;
 	v->retry_ns = 0;
+	v->kicked = false;
+	kvm_throttle_release(v);
 
 	/* Either way kvm_throttle_work() looks at the new grid. */
 	if (v->sleeping)
@@ -373,6 +445,7 @@ void kvm_throttle_drop(struct kvm_throttle_vcpu *v)
 	raw_spin_lock_irq(&v->lock);
 	if (v->sleeping)
 		kvm_throttle_wake(v, kvm_throttle_now(v->vm));
+	kvm_throttle_release(v);
 	v->vm = NULL;
 	v->vcpu = NULL;
 	raw_spin_unlock_irq(&v->lock);

@@ -38,7 +38,7 @@ struct kvm_throttle_setting {
  * @kvm: the VM, with a reference; NULL after its death
  * @id: differs from that of any other throttle fd; constant
  * @owner: the process that attached to the VM, for the administrator; constant
- * @comm: its name then; constant
+ * @comm: its name then, which may hold any bytes; constant
  * @lock: protects all that isn't said to be constant
  * @setting: for every vCPU that has none of its own
  * @serial: of the newest setting, the VM's or a vCPU's
@@ -90,11 +90,16 @@ struct kvm_throttle_vm {
  *	expiry.  Nothing tells when the guest is entered; that takes about three
  *	quarters as long
  * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
+ * @busy_from_ns: when @timer found the thread on a CPU but not in the guest, if
+ *	@work comes next; 0 otherwise
+ * @busy_switches: how often the thread had left its CPU by then
  * @woken_ns: when @timer ended the sleep; 0 if it didn't
  * @woken_idle: the CPU had nothing to do then
  * @charge_ns: from when on running is charged, while @timer is armed
  * @retry_ns: how long @timer was set for to look for the vCPU again; 0 if it is
  *	set for a window's end
+ * @kicked: a signal has ended the sleep.  What the thread does until the next
+ *	window is nothing that the guest has asked for, and no debt
  * @ran_window: window in which the vCPU last entered the guest
  * @asleep_ns: since when the vCPU has been asleep, while @sleeping
  * @since_ns: when the vCPU was last found at a percentage other than 0
@@ -118,10 +123,13 @@ struct kvm_throttle_vcpu {
 	struct kvt_cpu cpu;
 	u64 exit_ns;
 	u64 fired_ns;
+	u64 busy_from_ns;
+	unsigned long busy_switches;
 	u64 woken_ns;
 	bool woken_idle;
 	u64 charge_ns;
 	u64 retry_ns;
+	bool kicked;
 	u64 ran_window;
 	u64 asleep_ns;
 	u64 since_ns;
