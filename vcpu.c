@@ -138,10 +138,14 @@ static bool kvm_throttle_in_guest(const struct kvm_throttle_vcpu *v)
 	return READ_ONCE(v->task->flags) & PF_VCPU;
 }
 
-/* How often the thread has left its CPU. */
-static unsigned long kvm_throttle_switches(const struct kvm_throttle_vcpu *v)
+/*
+ * What this grows by is how long the thread has been without a CPU: the sum of
+ * its runtime is brought up to when it last was.
+ */
+static u64 kvm_throttle_off_cpu_ns(const struct kvm_throttle_vcpu *v)
 {
-	return READ_ONCE(v->task->nvcsw) + READ_ONCE(v->task->nivcsw);
+	return READ_ONCE(v->task->se.exec_start) -
+	       READ_ONCE(v->task->se.sum_exec_runtime);
 }
 
 static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
@@ -168,7 +172,7 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 		if (!kvm_throttle_in_guest(v) &&
 		    (!v->retry_ns || now < v->clock.open_ns)) {
 			v->busy_from_ns = now;
-			v->busy_switches = kvm_throttle_switches(v);
+			v->busy_off_ns = kvm_throttle_off_cpu_ns(v);
 		}
 	}
 
@@ -330,7 +334,7 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns, busy_from_ns;
+	u64 now, ready, fired_ns, busy_from_ns, off_ns;
 	bool ran = true;
 
 	raw_spin_lock_irq(&v->lock);
@@ -346,10 +350,15 @@ static void kvm_throttle_work(struct callback_head *work)
 
 	now = kvm_throttle_now(v->vm);
 	ready = fired_ns ?: now;
-	if (busy_from_ns && v->busy_switches == kvm_throttle_switches(v))
-		kvt_charge(&v->grid, &v->clock, busy_from_ns, now);
-	else if (fired_ns && !busy_from_ns && READ_ONCE(v->vcpu->wants_to_run))
+	if (busy_from_ns) {
+		off_ns = kvm_throttle_off_cpu_ns(v) - v->busy_off_ns;
+		/* After a move to a CPU whose clock differs, it may be anything. */
+		if (off_ns < now - busy_from_ns)
+			kvt_charge(&v->grid, &v->clock, busy_from_ns + off_ns,
+				   now);
+	} else if (fired_ns && READ_ONCE(v->vcpu->wants_to_run)) {
 		kvm_throttle_learn_exit(v, now);
+	}
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
 	    READ_ONCE(v->vm->nr_vcpus))
 		kvm_throttle_scan_now(v->vm);

@@ -92,7 +92,7 @@ struct kvm_throttle_vm {
  * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
  * @busy_from_ns: when @timer found the thread on a CPU but not in the guest, if
  *	@work comes next; 0 otherwise
- * @busy_switches: how often the thread had left its CPU by then
+ * @busy_off_ns: kvm_throttle_off_cpu_ns() then
  * @woken_ns: when @timer ended the sleep; 0 if it didn't
  * @woken_idle: the CPU had nothing to do then
  * @charge_ns: from when on running is charged, while @timer is armed
@@ -124,7 +124,7 @@ struct kvm_throttle_vcpu {
 	u64 exit_ns;
 	u64 fired_ns;
 	u64 busy_from_ns;
-	unsigned long busy_switches;
+	u64 busy_off_ns;
 	u64 woken_ns;
 	bool woken_idle;
 	u64 charge_ns;
