@@ -157,7 +157,7 @@ int receive_fd(int socket)
 	return fd;
 }
 
-static u64 guest_unit(u64 i, u64 last)
+u64 guest_unit(u64 i, u64 last)
 {
 	u64 now, loop;
 
@@ -257,19 +257,25 @@ static void guest_setup_vcpu(struct guest *g, int i, enum guest_kind kind)
 
 void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus)
 {
-	struct sigaction action = { .sa_handler = stop_signal };
 	int i;
+
+	guest_prepare(g, guest_code, nr_vcpus);
+	for (i = 0; i < nr_vcpus; i++)
+		guest_setup_vcpu(g, i, kind);
+}
+
+void guest_prepare(struct guest *g, void *code, int nr_vcpus)
+{
+	struct sigaction action = { .sa_handler = stop_signal };
 
 	sigaction(SIGUSR1, &action, NULL);
 	g->nr_vcpus = nr_vcpus;
 	g->slow_exits = 0;
 	g->outside_ns = 0;
-	g->vm = vm_create_with_vcpus(nr_vcpus, guest_code, g->vcpus);
+	g->vm = vm_create_with_vcpus(nr_vcpus, code, g->vcpus);
 	g->reports = addr_gva2hva(g->vm, (uintptr_t)guest_reports);
 	/* Not to be asked for while a vCPU runs: KVM_RUN holds its mutex. */
 	g->clock_khz = guest_clock_khz(g->vcpus[0]);
-	for (i = 0; i < nr_vcpus; i++)
-		guest_setup_vcpu(g, i, kind);
 }
 
 void guest_add_vcpu(struct guest *g, enum guest_kind kind)

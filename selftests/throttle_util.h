@@ -137,6 +137,23 @@ int receive_fd(int socket);
 void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus);
 
 /**
+ * guest_prepare() - make a VM with vCPUs that run the caller's code
+ * @g: result
+ * @code: what the vCPUs run; guest_start() starts each
+ * @nr_vcpus: with how many vCPUs, up to GUEST_VCPUS_MAX
+ */
+void guest_prepare(struct guest *g, void *code, int nr_vcpus);
+
+/**
+ * guest_unit() - in the guest: do a unit of work
+ * @i: index of the vCPU
+ * @last: guest_clock() at the end of the unit before
+ *
+ * Return: guest_clock().
+ */
+u64 guest_unit(u64 i, u64 last);
+
+/**
  * guest_add_vcpu() - add a vCPU to a running guest, and run it
  * @g: the guest
  * @kind: what the vCPU does

@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What does a guest gain that games its windows?
+ *
+ * The attackers here know the module: when windows open and close, when it looks
+ * for a vCPU that was outside KVM_RUN, what it charges and what it makes up for.
+ * They learn the grid from their own stalls.  Each is judged by two figures:
+ *
+ *  - work: useful work per second, over what is due.  That is the work of a
+ *    guest that just works, under the same throttle.  A guest that makes exits
+ *    all the time works less for that; what is due to it is its share of its
+ *    own full speed.
+ *  - CPU: the share of the host's CPU that the vCPUs' threads took, in guest
+ *    mode, in the kernel and in the VMM, in points above what the throttle
+ *    leaves.
+ *
+ * The gain is the larger of: the relative gain of work in percent of what is
+ * due, and the CPU's points.  Time can be judged in the deterministic VM only;
+ * elsewhere the attackers run, and nothing but their end is asserted.
+ */
+#include <math.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guest_arch.h"
+#include "kselftest.h"
+#include "throttle_util.h"
+
+/* Percent of the work that is due, and points of the CPU. */
+#define GAIN_BOUND	1.0
+
+#define EXACT_NS	(1500 * MS)
+#define ROUGH_NS	(100 * MS)
+
+/* A stall of a guest that isn't less than this is a sleep window. */
+#define STALL_US	300
+
+/* How long before a window's end an attacker is ready for it. */
+#define EARLY_US	20
+
+/*
+ * When the module looks for a vCPU that it didn't meet in KVM_RUN: soon at
+ * first, then with a look's own duration.
+ */
+#define FIRST_LOOKS_US	175
+#define LOOK_US		84
+
+enum attack {
+	WORK,
+	SPIN,
+	EXIT_TO_USER,
+	EXIT_TO_KERNEL,
+	SLOW_DEVICE,
+	KICKED,
+	DODGE,
+	HALT_BRIEFLY,
+	HALT_THROUGH,
+	LONG_EXIT,
+	IPI_FLOOD,
+	NR_ATTACKS
+};
+
+/**
+ * struct attack_info - an attack as the test runs it
+ * @text: what the guest does
+ * @nr_vcpus: with how many vCPUs
+ * @own: what is due is a share of its own full speed
+ * @slow_exits: guest::slow_exits
+ * @kick_us: how often a signal ends KVM_RUN, or 0
+ */
+static const struct attack_info {
+	const char *text;
+	int nr_vcpus;
+	bool own;
+	int slow_exits;
+	int kick_us;
+} attacks[] = {
+	[WORK] = { "works, for comparison", 1 },
+	[SPIN] = { "spins with PAUSE", 1, .own = true },
+	[EXIT_TO_USER] = { "floods exits to user space", 1, .own = true },
+	[EXIT_TO_KERNEL] = { "floods exits that KVM handles", 1, .own = true },
+	[SLOW_DEVICE] = { "keeps its VMM busy at each exit", 1, .own = true, .slow_exits = 24 },
+	[KICKED] = { "has its VMM kicked every 50 us", 1, .own = true, .kick_us = 50 },
+	[DODGE] = { "exits whenever it is looked for", 1, .slow_exits = 1 },
+	[HALT_BRIEFLY] = { "halts over each window's end", 1 },
+	[HALT_THROUGH] = { "halts through each sleep window", 1 },
+	[LONG_EXIT] = { "makes a long exit at each window's end", 1 },
+	[IPI_FLOOD] = { "floods IPIs to a halting sibling", 2, .own = true },
+};
+
+/* For the guest, whose clock it is counted in. */
+static struct {
+	u64 attack;
+	u64 us;
+	u64 period;
+	u64 run;
+	u64 khz;
+} grid;
+
+/* --- the guest --------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+#include "apic.h"
+
+#define WAKE_VECTOR	0x40
+#define APIC_MSR_LVTT	0x832
+#define APIC_MSR_TMICT	0x838
+#define APIC_MSR_TDCR	0x83e
+#define APIC_MSR_ICR	0x830
+#define APIC_MSR_EOI	0x80b
+
+/* A register of the interrupt controller, which is in the kernel. */
+#define KERNEL_PORT	0x21
+static const char port_bytes[4096] = { [0 ... 4095] = -1 };
+
+static void woken(struct ex_regs *regs)
+{
+	wrmsr(APIC_MSR_EOI, 0);
+}
+
+static void arch_init(void)
+{
+	x2apic_enable();
+	wrmsr(APIC_MSR_LVTT, WAKE_VECTOR);
+	/* Counts at KVM's 1 GHz. */
+	wrmsr(APIC_MSR_TDCR, 0xb);
+}
+
+/* Halts until there is an interrupt, of which none is lost before. */
+static void arch_halt(void)
+{
+	asm volatile("sti; hlt; cli" ::: "memory");
+}
+
+/* Halts until guest_clock() is @at. */
+static void arch_halt_until(u64 at)
+{
+	u64 now = guest_clock();
+
+	if (at <= now)
+		return;
+	wrmsr(APIC_MSR_TMICT, (at - now) * 1000000 / grid.khz);
+	arch_halt();
+}
+
+static void arch_kernel_exit(void)
+{
+	u32 a = 0, b, c = 0, d;
+
+	asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+}
+
+static void arch_long_exit(void)
+{
+	const char *from = port_bytes;
+	u64 count = 500;
+
+	asm volatile("rep outsb" : "+S"(from), "+c"(count) : "d"(KERNEL_PORT) : "memory");
+}
+
+static void arch_ipi(u64 vcpu)
+{
+	wrmsr(APIC_MSR_ICR, vcpu << 32 | WAKE_VECTOR);
+}
+
+/* Kernels before 6.11 leave that to the test. */
+__attribute__((weak)) void vm_init_descriptor_tables(struct kvm_vm *vm);
+__attribute__((weak)) void vcpu_init_descriptor_tables(struct kvm_vcpu *vcpu);
+
+static void arch_setup(struct guest *g)
+{
+	int i;
+
+	if (vm_init_descriptor_tables) {
+		vm_init_descriptor_tables(g->vm);
+		for (i = 0; i < g->nr_vcpus; i++)
+			vcpu_init_descriptor_tables(g->vcpus[i]);
+	}
+	vm_install_exception_handler(g->vm, WAKE_VECTOR, woken);
+}
+
+static bool arch_has(enum attack attack)
+{
+	return true;
+}
+
+#else
+
+static void arch_init(void)
+{
+}
+
+static void arch_halt_until(u64 at)
+{
+}
+
+/* A hypercall: which version of them is there? */
+static void arch_kernel_exit(void)
+{
+	register u64 x0 asm("x0") = 0x80000000;
+
+	asm volatile("hvc #0" : "+r"(x0) :: "x1", "x2", "x3", "memory");
+}
+
+static void arch_long_exit(void)
+{
+}
+
+static void arch_ipi(u64 vcpu)
+{
+}
+
+static void arch_halt(void)
+{
+}
+
+static void arch_setup(struct guest *g)
+{
+}
+
+/* There is no timer or interrupt controller in these guests. */
+static bool arch_has(enum attack attack)
+{
+	return attack != HALT_BRIEFLY && attack != HALT_THROUGH &&
+	       attack != LONG_EXIT && attack != IPI_FLOOD;
+}
+
+#endif
+
+static u64 work_until(u64 i, u64 last, u64 until)
+{
+	do {
+		last = guest_unit(i, last);
+	} while (last < until);
+	return last;
+}
+
+/* Works until a sleep window is over; returns when that was. */
+static u64 next_open(u64 i)
+{
+	u64 last = guest_clock(), now;
+
+	for (;;) {
+		now = guest_unit(i, last);
+		if (now - last > STALL_US * grid.us)
+			return now;
+		last = now;
+	}
+}
+
+/*
+ * Outside KVM_RUN at each look, and at work in between: when the looks follow
+ * each other closely, there is only luck.
+ */
+static void dodge(u64 i)
+{
+	u64 last, look, end;
+
+	for (;;) {
+		last = next_open(i);
+		last = work_until(i, last, last + grid.run - EARLY_US * grid.us / 2);
+		look = last + FIRST_LOOKS_US * grid.us;
+		end = last + grid.period - grid.run;
+		do {
+			guest_exit();
+		} while (guest_clock() < look);
+		last = guest_clock();
+		while (last < look + STALL_US * grid.us && last < end) {
+			look += LOOK_US * grid.us;
+			last = work_until(i, last, look);
+			guest_exit();
+		}
+	}
+}
+
+static void halt_briefly(u64 i)
+{
+	u64 last, close;
+
+	for (;;) {
+		last = next_open(i);
+		close = last + grid.run;
+		work_until(i, last, close - EARLY_US * grid.us / 2);
+		/* Found polling, it seems to take that long to leave the guest. */
+		arch_halt_until(close + 2 * EARLY_US * grid.us);
+	}
+}
+
+static void halt_through(u64 i)
+{
+	u64 open = next_open(i), last = open;
+
+	for (;;) {
+		last = work_until(i, last, open + grid.run - EARLY_US * grid.us);
+		open += grid.period;
+		arch_halt_until(open);
+		last = guest_clock();
+	}
+}
+
+static void long_exit(u64 i)
+{
+	u64 last;
+
+	for (;;) {
+		last = next_open(i);
+		work_until(i, last, last + grid.run - EARLY_US * grid.us);
+		arch_long_exit();
+	}
+}
+
+static void ipi_flood(u64 i)
+{
+	u64 last = guest_clock();
+
+	for (;;) {
+		if (i)
+			arch_ipi(0);
+		else
+			arch_halt();
+		last = guest_unit(i, last);
+	}
+}
+
+static void attacker(u64 i)
+{
+	u64 last;
+
+	arch_init();
+	last = guest_clock();
+	for (;;) {
+		switch (grid.attack) {
+		case WORK:
+			work_until(i, last, -1);
+			break;
+		case SPIN:
+			cpu_relax();
+			break;
+		case EXIT_TO_USER:
+		case SLOW_DEVICE:
+			guest_exit();
+			break;
+		case EXIT_TO_KERNEL:
+			arch_kernel_exit();
+			break;
+		case DODGE:
+			dodge(i);
+			break;
+		case HALT_BRIEFLY:
+			halt_briefly(i);
+			break;
+		case HALT_THROUGH:
+			halt_through(i);
+			break;
+		case LONG_EXIT:
+			long_exit(i);
+			break;
+		case IPI_FLOOD:
+			ipi_flood(i);
+			break;
+		}
+		last = guest_unit(i, last);
+	}
+}
+
+/* --- the host ---------------------------------------------------------------- */
+
+/**
+ * struct share - what a guest got
+ * @work: units of work per second
+ * @cpu: CPU time of its threads per second
+ */
+struct share {
+	double work;
+	double cpu;
+};
+
+static u64 measure_ns = ROUGH_NS;
+
+static u64 thread_ns(const struct guest *g)
+{
+	struct timespec ts;
+	clockid_t clock;
+	u64 ns = 0;
+	int i;
+
+	for (i = 0; i < g->nr_vcpus; i++) {
+		TEST_ASSERT(!pthread_getcpuclockid(g->threads[i], &clock) &&
+			    !clock_gettime(clock, &ts), "the CPU clock of a thread");
+		ns += ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+	}
+	return ns;
+}
+
+static void wait_and_kick(const struct guest *g, int kick_us, u64 end)
+{
+	while (kick_us && now_ns() < end) {
+		pthread_kill(g->threads[0], SIGUSR1);
+		sleep_ns(kick_us * 1000);
+	}
+	sleep_until_ns(end);
+}
+
+static struct share measure(enum attack attack, u32 percent_x100)
+{
+	const struct attack_info *info = &attacks[attack];
+	u64 period_ns = 0, work, cpu, begin, ns;
+	struct guest g;
+	int fd, i;
+
+	guest_prepare(&g, attacker, info->nr_vcpus);
+	arch_setup(&g);
+	fd = throttle_attach(g.vm->fd);
+	TEST_ASSERT(fd >= 0 && !throttle_set(fd, percent_x100, 0) &&
+		    throttle_get(fd, NULL, 0, &period_ns) > 0, "throttle");
+	g.slow_exits = info->slow_exits;
+	grid.attack = attack;
+	grid.khz = g.clock_khz;
+	grid.us = g.clock_khz / 1000;
+	grid.period = period_ns * g.clock_khz / 1000000;
+	grid.run = grid.period * (10000 - percent_x100) / 10000;
+	sync_global_to_guest(g.vm, grid);
+	for (i = 0; i < g.nr_vcpus; i++) {
+		vcpu_args_set(g.vcpus[i], 1, (u64)i);
+		guest_start(&g, i);
+	}
+
+	/* Settle, and measure whole periods. */
+	wait_and_kick(&g, info->kick_us, now_ns() + measure_ns / 5);
+	begin = now_ns();
+	ns = period_ns ? measure_ns / period_ns * period_ns : measure_ns;
+	work = guest_work(&g);
+	cpu = thread_ns(&g);
+	wait_and_kick(&g, info->kick_us, begin + ns);
+	work = guest_work(&g) - work;
+	cpu = thread_ns(&g) - cpu;
+	ns = now_ns() - begin;
+	close(fd);
+	guest_destroy(&g);
+	return (struct share) { work * 1e9 / ns, (double)cpu / ns };
+}
+
+static void try_attack(enum attack attack, u32 percent_x100,
+		       const struct share *honest)
+{
+	double left = 1 - percent_x100 / 10000.0, due, work, cpu;
+	const struct attack_info *info = &attacks[attack];
+	struct share got;
+
+	if (!arch_has(attack)) {
+		ksft_test_result_skip("%s: no such guest on this architecture\n", info->text);
+		return;
+	}
+	got = measure(attack, percent_x100);
+	due = info->own ? measure(attack, 0).work * left : honest->work;
+	work = (got.work / due - 1) * 100;
+	cpu = (got.cpu - honest->cpu) * 100;
+	ksft_test_result(!throttle_exact() || (work <= GAIN_BOUND && cpu <= GAIN_BOUND),
+			 "%g %%: a guest that %s gains %+.2f %% of the work due, %+.2f points of the CPU\n",
+			 percent_x100 / 100.0, info->text, work, cpu);
+}
+
+/* The guests share a CPU with the test, which must be on time nevertheless. */
+static void be_urgent(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
+		    "sched_setscheduler");
+}
+
+int main(void)
+{
+	static const u32 percents[] = { 5000, 9000, 9900 };
+	const char *missing = throttle_missing();
+	struct share honest, full;
+	int i, attack;
+
+	ksft_print_header();
+	if (missing)
+		ksft_exit_skip("%s\n", missing);
+	if (throttle_exact())
+		measure_ns = EXACT_NS;
+	ksft_set_plan(ARRAY_SIZE(percents) * (NR_ATTACKS - 1));
+	be_urgent();
+	full = measure(WORK, 0);
+	for (i = 0; i < ARRAY_SIZE(percents); i++) {
+		honest = measure(WORK, percents[i]);
+		ksft_print_msg("%g %%: a guest that %s does %.2f %% of its work and has %.2f %% of the CPU\n",
+			       percents[i] / 100.0, attacks[WORK].text,
+			       honest.work / full.work * 100, honest.cpu * 100);
+		for (attack = WORK + 1; attack < NR_ATTACKS; attack++)
+			try_attack(attack, percents[i], &honest);
+	}
+	ksft_finished();
+}
