@@ -15,14 +15,16 @@
  *    that just works.  Signals to the VMM cost CPU without a throttle, too; they
  *    may cost twice as much (see "Outside KVM_RUN" in Documentation/design.md).
  *
- * Neither may be more than GAIN_BOUND.  Time can be judged in the deterministic
- * VM only; elsewhere the attackers run, and nothing but their end is asserted.
+ * Neither may be more than GAIN_BOUND, but for the one attack that says so.  Time
+ * can be judged in the deterministic VM only; elsewhere the attackers run, and
+ * nothing but their end is asserted.
  */
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/compiler.h>
 
 #include "guest_arch.h"
 #include "kselftest.h"
@@ -72,26 +74,78 @@ enum attack {
  * @own: what is due is a share of its own full speed
  * @slow_exits: guest::slow_exits
  * @kick_us: how often a signal ends KVM_RUN, or 0
+ * @cpu_bound: points of the CPU that it may gain, if not GAIN_BOUND
  */
-static const struct attack_info {
+struct attack_info {
 	const char *text;
 	int nr_vcpus;
 	bool own;
 	int slow_exits;
 	int kick_us;
-} attacks[] = {
-	[WORK] = { "works, for comparison", NR_VCPUS_MAX },
-	[SPIN] = { "spins with PAUSE", 1, .own = true },
-	[EXIT_TO_USER] = { "floods exits to user space", 1, .own = true },
-	[EXIT_TO_KERNEL] = { "floods exits that KVM handles", 1, .own = true },
-	[SLOW_DEVICE] = { "keeps its VMM busy at each exit", 1, .own = true, .slow_exits = 24 },
-	[KICKED] = { "has its VMM kicked every 50 us", 1, .own = true, .kick_us = 50 },
-	[DODGE] = { "exits whenever it is looked for", 1, .slow_exits = 1 },
-	[HALT_BRIEFLY] = { "halts over each window's end", 1 },
-	[HALT_THROUGH] = { "halts through each sleep window", 1 },
-	[LONG_EXIT] = { "makes a long exit at each window's end", 1 },
-	[EXITS_AT_END] = { "floods exits at each window's end", 1 },
-	[IPIS_AT_END] = { "floods IPIs to a halting sibling at each window's end", 2 },
+	double cpu_bound;
+};
+
+static const struct attack_info attacks[] = {
+	[WORK] = {
+		.text = "works, for comparison",
+	},
+	[SPIN] = {
+		.text = "spins with PAUSE",
+		.nr_vcpus = 1,
+		.own = true,
+	},
+	[EXIT_TO_USER] = {
+		.text = "floods exits to user space",
+		.nr_vcpus = 1,
+		.own = true,
+	},
+	[EXIT_TO_KERNEL] = {
+		.text = "floods exits that KVM handles",
+		.nr_vcpus = 1,
+		.own = true,
+	},
+	[SLOW_DEVICE] = {
+		.text = "keeps its VMM busy at each exit",
+		.nr_vcpus = 1,
+		.own = true,
+		.slow_exits = 24,
+	},
+	[KICKED] = {
+		.text = "has its VMM kicked every 50 us",
+		.nr_vcpus = 1,
+		.own = true,
+		.kick_us = 50,
+	},
+	[DODGE] = {
+		.text = "exits whenever it is looked for",
+		.nr_vcpus = 1,
+		.slow_exits = 1,
+	},
+	[HALT_BRIEFLY] = {
+		.text = "halts over each window's end",
+		.nr_vcpus = 1,
+	},
+	[HALT_THROUGH] = {
+		.text = "halts through each sleep window",
+		.nr_vcpus = 1,
+	},
+	[LONG_EXIT] = {
+		.text = "makes a long exit at each window's end",
+		.nr_vcpus = 1,
+		/*
+		 * 5.5 ms here, of which a vCPU is charged 16 windows: at 99 %
+		 * the rest is a gain.
+		 */
+		.cpu_bound = 1.8,
+	},
+	[EXITS_AT_END] = {
+		.text = "floods exits at each window's end",
+		.nr_vcpus = 1,
+	},
+	[IPIS_AT_END] = {
+		.text = "floods IPIs to a halting sibling at each window's end",
+		.nr_vcpus = 2,
+	},
 };
 
 /* For the guest, whose clock it is counted in. */
@@ -170,8 +224,8 @@ static void arch_ipi(u64 vcpu)
 }
 
 /* Kernels before 6.11 leave that to the test. */
-__attribute__((weak)) void vm_init_descriptor_tables(struct kvm_vm *vm);
-__attribute__((weak)) void vcpu_init_descriptor_tables(struct kvm_vcpu *vcpu);
+__weak void vm_init_descriptor_tables(struct kvm_vm *vm);
+__weak void vcpu_init_descriptor_tables(struct kvm_vcpu *vcpu);
 
 static void arch_setup(struct guest *g)
 {
@@ -504,7 +558,8 @@ static void try_attack(enum attack attack, u32 percent_x100,
 		due_cpu += 2 * (1 - left) * (own->cpu - own->work / full->work);
 	work = (got.work / due - 1) * 100;
 	cpu = (got.cpu - due_cpu) * 100;
-	ksft_test_result(!throttle_exact() || (work <= GAIN_BOUND && cpu <= GAIN_BOUND),
+	ksft_test_result(!throttle_exact() ||
+			 (work <= GAIN_BOUND && cpu <= (info->cpu_bound ?: GAIN_BOUND)),
 			 "%g %%: a guest that %s gains %+.2f %% of the work due, %+.2f points of the CPU\n",
 			 percent_x100 / 100.0, info->text, work, cpu);
 }
