@@ -43,12 +43,12 @@ end_vm()
 	vm=
 }
 
-# hold ARGUMENT...: a throttle of $vm in the background, for a minute at most;
+# hold ARGUMENT...: a throttle of $vm in the background, for ten minutes at most;
 # what it prints comes to $dir/held
 hold()
 {
 	# A shell that is not interactive has ^C ignored in the background.
-	env --default-signal=INT "$command" --pid "$vm" --for 1m "$@" \
+	env --default-signal=INT "$command" --pid "$vm" --for 10m "$@" \
 		</dev/null >"$dir/held" 2>&1 &
 	holder=$!
 	wait_for throttled
