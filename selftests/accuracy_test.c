@@ -10,6 +10,11 @@
  * the guest depends on what else the machine does; there, what is judged is
  * the share of the time that each vCPU was kept out of the guest, as the module
  * counts it, with wider bounds.
+ *
+ * In the end, where time is exact, a meter is a second judge: BPF programs that
+ * tell from KVM's tracepoints how long the vCPUs were in guest mode, relative to
+ * full speed.  The guest, that meter and the module's counters have to agree.  The
+ * meter takes part of the time itself; so all before that is measured without it.
  */
 #include <math.h>
 #include <sched.h>
@@ -18,10 +23,12 @@
 
 #include "kselftest.h"
 #include "throttle_util.h"
+#include "../tools/meter/meter.h"
 
 /* Bounds in hundredths of a percentage point. */
 #define ONE_VCPU_BOUND		5
 #define MANY_VCPUS_BOUND	25
+#define AGREE_BOUND		10
 #define SHARE_BOUND		2000
 
 #define STALL_BOUND_NS		20000000
@@ -39,14 +46,22 @@
 /* A turn on a CPU that vCPUs share: a tick of the scheduler's. */
 #define TURN_NS			4000000ULL
 
-static const u32 seed_targets[] = {
+/* The seed's, then more, which are for one vCPU. */
+static const u32 targets[] = {
 	2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 9900,
+	50, 500, 9500, 9990,
 };
 
-static const u32 more_targets[] = { 50, 500, 9500, 9990 };
+#define NR_SEED_TARGETS		9
+
+static int nr_targets(int nr_vcpus)
+{
+	return nr_vcpus == 1 ? ARRAY_SIZE(targets) : NR_SEED_TARGETS;
+}
 
 static bool exact;
 static u64 measure_ns = ROUGH_NS;
+static struct meter *meter;
 
 /**
  * struct measure - what was measured over some time
@@ -56,6 +71,8 @@ static u64 measure_ns = ROUGH_NS;
  * @gap_ns: longest stall that the guest saw
  * @starved: vCPUs that did nothing
  * @late_ns: worst lateness of a window so far
+ * @guest: share of the time in guest mode, the sum over the vCPUs, as the meter
+ *	tells it; 0 without one
  */
 struct measure {
 	double speed;
@@ -64,13 +81,28 @@ struct measure {
 	double gap_ns;
 	int starved;
 	u64 late_ns;
+	double guest;
 };
+
+/* How long the vCPUs have been in guest mode so far, as the meter tells it. */
+static u64 metered_ns(void)
+{
+	static struct meter_record record;
+	u64 ns = 0;
+	int i;
+
+	for (i = 0; meter && i < meter_vcpus(meter); i++) {
+		meter_read(meter, i, &record);
+		ns += record.ns[METER_GUEST];
+	}
+	return ns;
+}
 
 static void measure(struct guest *g, int fd, u64 ns, struct measure *m)
 {
 	struct kvm_throttle_vcpu_state before[GUEST_VCPUS_MAX], after[GUEST_VCPUS_MAX];
 	double low = 1, high = 0, sum = 0;
-	u64 start, end, work, period_ns, worked[GUEST_VCPUS_MAX];
+	u64 start, end, work, period_ns, metered, worked[GUEST_VCPUS_MAX];
 	int i;
 
 	*m = (struct measure) {};
@@ -83,14 +115,17 @@ static void measure(struct guest *g, int fd, u64 ns, struct measure *m)
 	}
 	if (!period_ns)
 		period_ns = 1;
+	metered = metered_ns();
 	work = guest_work(g);
 	start = now_ns();
 	sleep_until_ns(start + (ns + period_ns - 1) / period_ns * period_ns);
 	work = guest_work(g) - work;
 	end = now_ns();
+	metered = metered_ns() - metered;
 	throttle_get(fd, after, g->nr_vcpus, NULL);
 
 	m->speed = work * 1e9 / (end - start);
+	m->guest = (double)metered / (end - start);
 	for (i = 0; i < g->nr_vcpus; i++) {
 		double elapsed = after[i].elapsed_ns - before[i].elapsed_ns;
 		double share = 0;
@@ -177,11 +212,61 @@ static void test_targets(int nr_vcpus, int bound)
 	ksft_print_msg("%d vCPUs at full speed: %.0f units/s, stall %.3f ms\n",
 		       nr_vcpus, full.speed, full.gap_ns / 1e6);
 
-	for (i = 0; i < ARRAY_SIZE(seed_targets); i++)
-		test_target(&guest, fd, &full, seed_targets[i], bound);
-	for (i = 0; nr_vcpus == 1 && i < ARRAY_SIZE(more_targets); i++)
-		test_target(&guest, fd, &full, more_targets[i], bound);
+	for (i = 0; i < nr_targets(nr_vcpus); i++)
+		test_target(&guest, fd, &full, targets[i], bound);
 
+	close(fd);
+	guest_destroy(&guest);
+}
+
+/* Do the guest, the meter and the module's counters say the same? */
+static void test_agreement(struct guest *g, int fd, const struct measure *full,
+			   u32 target)
+{
+	double by_work, by_meter, low, high;
+	struct measure m;
+
+	TEST_ASSERT(!throttle_set(fd, target, 0), "KVM_SET_THROTTLE");
+	by_work = measure_actual(g, fd, full, target, &m);
+	by_meter = 1 - m.guest / full->guest;
+	low = min(min(by_work, by_meter), m.share);
+	high = max(max(by_work, by_meter), m.share);
+	ksft_test_result((high - low) * 10000 <= AGREE_BOUND,
+			 "%d vCPUs, target %.2f: guest %.3f, meter %.3f, counters %.3f, apart %.3f of %.2f\n",
+			 g->nr_vcpus, target / 100.0, by_work * 100, by_meter * 100,
+			 m.share * 100, (high - low) * 100, AGREE_BOUND / 100.0);
+}
+
+static void test_agreements(int nr_vcpus)
+{
+	int i, nr = nr_targets(nr_vcpus);
+	struct measure full;
+	struct guest guest;
+	char why[256];
+	int fd;
+
+	guest_create(&guest, GUEST_WORK, nr_vcpus);
+	if (exact)
+		meter = meter_open(getpid(), why, sizeof(why));
+	else
+		snprintf(why, sizeof(why), "needs the deterministic VM");
+	if (!meter) {
+		for (i = 0; i < nr; i++)
+			ksft_test_result_skip("%d vCPUs, metered: %s\n", nr_vcpus, why);
+		guest_destroy(&guest);
+		return;
+	}
+	fd = throttle_attach(guest.vm->fd);
+	TEST_ASSERT(fd >= 0, "KVM_THROTTLE_ATTACH: %d", fd);
+	measure(&guest, fd, measure_ns, &full);
+	ksft_print_msg("%d vCPUs at full speed, metered: %.0f units/s, %.3f %% in guest mode\n",
+		       nr_vcpus, full.speed, full.guest * 100);
+
+	for (i = 0; i < nr; i++)
+		test_agreement(&guest, fd, &full, targets[i]);
+
+	meter_close(meter);
+	meter = NULL;
 	close(fd);
 	guest_destroy(&guest);
 }
@@ -239,10 +324,13 @@ int main(void)
 	exact = throttle_exact();
 	if (exact)
 		measure_ns = EXACT_NS;
-	ksft_set_plan(ARRAY_SIZE(seed_targets) * 4 + ARRAY_SIZE(more_targets) + 2);
+	/* For many vCPUs, each target is three tests; one is for the stall. */
+	ksft_set_plan(2 * nr_targets(1) + 4 * nr_targets(MANY_VCPUS) + 2);
 	share_cpu_0();
 	test_idle_cost();
 	test_targets(1, ONE_VCPU_BOUND);
 	test_targets(MANY_VCPUS, MANY_VCPUS_BOUND);
+	test_agreements(1);
+	test_agreements(MANY_VCPUS);
 	ksft_finished();
 }

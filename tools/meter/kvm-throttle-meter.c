@@ -389,6 +389,8 @@ int main(int argc, char **argv)
 	m = meter_open(process.pid, why, sizeof(why));
 	if (!m)
 		errx(EXIT_FAILURE, "%s", why);
+	if (meter_count_cost(m))
+		warn("what the meter itself takes can't be counted");
 	if (!o.json && isatty(STDOUT_FILENO)) {
 		printf("Measuring process %d (%s); Ctrl-C ends it.\n", process.pid,
 		       process.name);

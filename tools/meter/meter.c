@@ -99,8 +99,6 @@ struct meter *meter_open(pid_t pid, char *why, size_t size)
 		meter_close(m);
 		return NULL;
 	}
-	/* Without it, only meter_cost() has nothing to say. */
-	m->stats = bpf_enable_stats(BPF_STATS_RUN_TIME);
 	__atomic_store_n(&m->bpf->bss->start_ns, now_ns(), __ATOMIC_RELEASE);
 	return m;
 }
@@ -147,10 +145,24 @@ void meter_read(const struct meter *m, unsigned int i, struct meter_record *r)
 }
 
 /**
- * meter_cost() - what the meter itself has taken since it began
+ * meter_count_cost() - have the kernel count what the meter itself takes
  * @m: the meter
  *
- * Return: the sum over its programs; 0 if the kernel doesn't tell.
+ * That takes time too: a quarter of the whole, or so.
+ *
+ * Return: 0, or a negative error number.
+ */
+int meter_count_cost(struct meter *m)
+{
+	m->stats = bpf_enable_stats(BPF_STATS_RUN_TIME);
+	return m->stats < 0 ? -errno : 0;
+}
+
+/**
+ * meter_cost() - what the meter itself has taken since meter_count_cost()
+ * @m: the meter
+ *
+ * Return: the sum over its programs.
  */
 struct meter_cost meter_cost(const struct meter *m)
 {

@@ -15,7 +15,7 @@
 struct meter;
 
 /**
- * struct meter_cost - what a meter itself has taken
+ * struct meter_cost - what a meter itself has taken since meter_count_cost()
  * @runs: how often one of its programs ran, for whatever process
  * @ns: how long they ran, all in all
  */
@@ -27,6 +27,7 @@ struct meter_cost {
 struct meter *meter_open(pid_t pid, char *why, size_t size);
 unsigned int meter_vcpus(const struct meter *m);
 void meter_read(const struct meter *m, unsigned int i, struct meter_record *r);
+int meter_count_cost(struct meter *m);
 struct meter_cost meter_cost(const struct meter *m);
 void meter_close(struct meter *m);
 

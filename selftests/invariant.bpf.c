@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Does a vCPU enter the guest only while its window is open?  The windows are
+ * those that kvm_throttle's tracepoints tell; who enters the guest is what KVM's
+ * own tell, of which only the current thread is used.
+ */
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+
+#include "invariant.h"
+
+/* The tracepoints' records, as in their format files. */
+struct set_record {
+	__u64 common;
+	__u32 id;
+	int vcpu_id;
+};
+
+struct open_record {
+	__u64 common;
+	__u32 id;
+	__u32 vcpu_id;
+	__u64 window;
+	__u64 planned_ns;
+	__u64 close_ns;
+	bool slept;
+};
+
+struct close_record {
+	__u64 common;
+	__u32 id;
+	__u32 vcpu_id;
+	__u64 window;
+	__u64 planned_ns;
+	__u64 fired_ns;
+	__u64 open_ns;
+};
+
+struct signal_record {
+	__u64 common;
+	__u32 id;
+	__u32 vcpu_id;
+	__u64 window;
+};
+
+struct retry_record {
+	__u64 common;
+	__u32 id;
+	__u32 vcpu_id;
+	__u64 window;
+	__u64 retry_ns;
+};
+
+enum { UNKNOWN, OPEN, CLOSED, EDGE };
+
+struct vcpu {
+	__u32 state;
+	__u32 setting;		/* the setting that @state is for */
+	__u64 close_ns;		/* OPEN: the window's end; EDGE: the next look */
+	__u64 entered_ns;	/* EDGE: when it entered the guest, or 0 */
+};
+
+/* Whose VM is watched; 0 for nobody's. */
+__u32 tgid;
+
+struct invariant_counts counts;
+
+static __u32 throttle_id;
+static __u32 nr_settings;
+static struct vcpu vcpus[INVARIANT_VCPUS];
+
+/* Of a thread: its vCPU's id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} threads SEC(".maps");
+
+static __always_inline void raise_to(__u64 *max, __u64 value)
+{
+	if (value > *max)
+		*max = value;
+}
+
+/* The vCPU of a record of kvm_throttle's.  The module holds a lock of the vCPU. */
+static __always_inline struct vcpu *vcpu_of(__u32 id, __u32 vcpu_id)
+{
+	if (!tgid || id != throttle_id || vcpu_id >= INVARIANT_VCPUS)
+		return NULL;
+	return &vcpus[vcpu_id];
+}
+
+static __always_inline void become(struct vcpu *v, __u32 state, __u64 close_ns)
+{
+	v->state = state;
+	v->setting = nr_settings;
+	v->close_ns = close_ns;
+	v->entered_ns = 0;
+}
+
+static __always_inline void learn_thread(__u32 vcpu_id)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+
+	bpf_map_update_elem(&threads, &tid, &vcpu_id, BPF_ANY);
+}
+
+/* The current thread's vCPU, if it's known whether its window is open. */
+static __always_inline struct vcpu *current_vcpu(void)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u32 tid = id, *vcpu_id;
+	struct vcpu *v;
+
+	if (!tgid || id >> 32 != tgid)
+		return NULL;
+	vcpu_id = bpf_map_lookup_elem(&threads, &tid);
+	if (!vcpu_id || *vcpu_id >= INVARIANT_VCPUS)
+		return NULL;
+	v = &vcpus[*vcpu_id];
+	return v->state != UNKNOWN && v->setting == nr_settings ? v : NULL;
+}
+
+/* What was open or closed before, isn't known to be so any more. */
+SEC("tp/kvm_throttle/kvm_throttle_set")
+int set(struct set_record *record)
+{
+	if (tgid && bpf_get_current_pid_tgid() >> 32 == tgid) {
+		throttle_id = record->id;
+		nr_settings++;
+	}
+	return 0;
+}
+
+SEC("tp/kvm_throttle/kvm_throttle_open")
+int open(struct open_record *record)
+{
+	struct vcpu *v = vcpu_of(record->id, record->vcpu_id);
+
+	if (!v)
+		return 0;
+	if (record->slept && v->state == CLOSED)
+		__sync_fetch_and_add(&counts.windows, 1);
+	become(v, OPEN, record->close_ns);
+	learn_thread(record->vcpu_id);
+	return 0;
+}
+
+SEC("tp/kvm_throttle/kvm_throttle_close")
+int close(struct close_record *record)
+{
+	struct vcpu *v = vcpu_of(record->id, record->vcpu_id);
+
+	if (!v)
+		return 0;
+	become(v, CLOSED, 0);
+	learn_thread(record->vcpu_id);
+	return 0;
+}
+
+SEC("tp/kvm_throttle/kvm_throttle_signal")
+int signal(struct signal_record *record)
+{
+	if (vcpu_of(record->id, record->vcpu_id))
+		__sync_fetch_and_add(&counts.signals, 1);
+	return 0;
+}
+
+/* This may be in the timer's interrupt, whatever it has interrupted. */
+SEC("tp/kvm_throttle/kvm_throttle_retry")
+int retry(struct retry_record *record)
+{
+	struct vcpu *v = vcpu_of(record->id, record->vcpu_id);
+
+	if (!v)
+		return 0;
+	become(v, EDGE, bpf_ktime_get_ns() + record->retry_ns);
+	raise_to(&counts.retry_max_ns, record->retry_ns);
+	return 0;
+}
+
+SEC("raw_tp/kvm_entry")
+int entering(void *ctx)
+{
+	struct vcpu *v = current_vcpu();
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!v)
+		return 0;
+	if (v->state == CLOSED) {
+		__sync_fetch_and_add(&counts.closed, 1);
+	} else if (v->state == EDGE) {
+		__sync_fetch_and_add(&counts.edge, 1);
+		v->entered_ns = now;
+	} else {
+		__sync_fetch_and_add(&counts.entries, 1);
+		if (now > v->close_ns)
+			raise_to(&counts.late_max_ns, now - v->close_ns);
+	}
+	return 0;
+}
+
+SEC("raw_tp/kvm_exit")
+int leaving(void *ctx)
+{
+	struct vcpu *v = current_vcpu();
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!v)
+		return 0;
+	if (v->state == OPEN && now > v->close_ns)
+		raise_to(&counts.over_max_ns, now - v->close_ns);
+	if (v->state == EDGE && v->entered_ns) {
+		__sync_fetch_and_add(&counts.edge_ns, now - v->entered_ns);
+		if (now > v->close_ns)
+			raise_to(&counts.edge_late_max_ns, now - v->close_ns);
+		v->entered_ns = 0;
+	}
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
