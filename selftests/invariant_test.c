@@ -37,11 +37,15 @@
 /* On time, where time is exact: the interrupt's and the VM exit's time. */
 #define LATE_MAX_NS	20000
 
-FIXTURE(invariant) {
+struct watch {
 	struct invariant_bpf *bpf;
 	volatile struct invariant_counts *counts;
 	struct guest guest;
 	int fd;
+};
+
+FIXTURE(invariant) {
+	struct watch w;
 };
 
 static int print_nothing(enum libbpf_print_level level, const char *format,
@@ -58,109 +62,109 @@ FIXTURE_SETUP(invariant)
 	if (missing)
 		SKIP(return, "%s", missing);
 	libbpf_set_print(print_nothing);
-	self->bpf = invariant_bpf__open();
-	ASSERT_NE(self->bpf, NULL);
-	r = invariant_bpf__load(self->bpf);
+	self->w.bpf = invariant_bpf__open();
+	ASSERT_NE(self->w.bpf, NULL);
+	r = invariant_bpf__load(self->w.bpf);
 	if (!r)
-		r = invariant_bpf__attach(self->bpf);
+		r = invariant_bpf__attach(self->w.bpf);
 	if (r)
 		SKIP(return, "BPF programs can't be loaded: %s", strerror(-r));
-	self->counts = &self->bpf->bss->counts;
+	self->w.counts = &self->w.bpf->bss->counts;
 }
 
 FIXTURE_TEARDOWN(invariant)
 {
-	if (self->guest.vm) {
+	if (self->w.guest.vm) {
 		/* At full speed, nobody tells that a vCPU may run. */
-		self->bpf->bss->tgid = 0;
-		close(self->fd);
-		guest_destroy(&self->guest);
+		self->w.bpf->bss->tgid = 0;
+		close(self->w.fd);
+		guest_destroy(&self->w.guest);
 	}
-	invariant_bpf__destroy(self->bpf);
+	invariant_bpf__destroy(self->w.bpf);
 }
 
-static void start(FIXTURE_DATA(invariant) *self, enum guest_kind kind, int nr_vcpus)
+static void start(struct watch *w, enum guest_kind kind, int nr_vcpus)
 {
-	guest_create(&self->guest, kind, nr_vcpus);
-	self->bpf->bss->tgid = getpid();
-	self->fd = throttle_attach(self->guest.vm->fd);
-	TEST_ASSERT(self->fd >= 0 &&
-		    !throttle_set(self->fd, PERCENT_X100, PERIOD_NS), "throttle");
+	guest_create(&w->guest, kind, nr_vcpus);
+	w->bpf->bss->tgid = getpid();
+	w->fd = throttle_attach(w->guest.vm->fd);
+	TEST_ASSERT(w->fd >= 0 &&
+		    !throttle_set(w->fd, PERCENT_X100, PERIOD_NS), "throttle");
 }
 
 /* Calls @act every @ns, until there have been enough windows. */
-static void go_on(struct __test_metadata *_metadata, FIXTURE_DATA(invariant) *self,
-		  u64 ns, void (*act)(FIXTURE_DATA(invariant) *self, u64 round))
+static void go_on(struct __test_metadata *_metadata, struct watch *w,
+		  u64 ns, void (*act)(struct watch *w, u64 round))
 {
 	u64 wanted = throttle_exact() ? EXACT_WINDOWS : ROUGH_WINDOWS;
 	u64 end = now_ns() + GIVE_UP_NS, round;
 
-	for (round = 0; self->counts->windows < wanted && now_ns() < end; round++) {
+	for (round = 0; w->counts->windows < wanted && now_ns() < end; round++) {
 		sleep_ns(ns);
-		act(self, round);
+		act(w, round);
 	}
-	self->bpf->bss->tgid = 0;
+	w->bpf->bss->tgid = 0;
 
 	TH_LOG("%llu windows, %llu entries, %llu signals; closed: %llu entries, edge: %llu entries, %.3f ms",
-	       self->counts->windows, self->counts->entries, self->counts->signals,
-	       self->counts->closed, self->counts->edge, self->counts->edge_ns / 1e6);
+	       w->counts->windows, w->counts->entries, w->counts->signals,
+	       w->counts->closed, w->counts->edge, w->counts->edge_ns / 1e6);
 	TH_LOG("after the end: entered %.1f us, left %.1f us; after the next look: %.1f us",
-	       self->counts->late_max_ns / 1e3, self->counts->over_max_ns / 1e3,
-	       self->counts->edge_late_max_ns / 1e3);
-	EXPECT_GE(self->counts->windows, wanted);
-	EXPECT_GT(self->counts->entries, 0);
-	EXPECT_EQ(self->counts->closed, 0);
-	EXPECT_LE(self->counts->retry_max_ns, RETRY_MAX_NS);
+	       w->counts->late_max_ns / 1e3, w->counts->over_max_ns / 1e3,
+	       w->counts->edge_late_max_ns / 1e3);
+	EXPECT_GE(w->counts->windows, wanted);
+	EXPECT_GT(w->counts->entries, 0);
+	EXPECT_EQ(w->counts->closed, 0);
+	EXPECT_LE(w->counts->retry_max_ns, RETRY_MAX_NS);
 	if (!throttle_exact())
 		return;
-	EXPECT_LE(self->counts->late_max_ns, LATE_MAX_NS);
-	EXPECT_LE(self->counts->over_max_ns, LATE_MAX_NS);
-	EXPECT_LE(self->counts->edge_late_max_ns, LATE_MAX_NS);
+	EXPECT_LE(w->counts->late_max_ns, LATE_MAX_NS);
+	EXPECT_LE(w->counts->over_max_ns, LATE_MAX_NS);
+	EXPECT_LE(w->counts->edge_late_max_ns, LATE_MAX_NS);
 }
 
-static void nothing(FIXTURE_DATA(invariant) *self, u64 round)
+static void nothing(struct watch *w, u64 round)
 {
 }
 
 /* A guest that is left alone: there is no edge. */
 TEST_F_TIMEOUT(invariant, work, 300)
 {
-	start(self, GUEST_WORK, 1);
-	go_on(_metadata, self, 50 * MS, nothing);
-	EXPECT_EQ(self->counts->edge, 0);
+	start(&self->w, GUEST_WORK, 1);
+	go_on(_metadata, &self->w, 50 * MS, nothing);
+	EXPECT_EQ(self->w.counts->edge, 0);
 }
 
-static void send_signal(FIXTURE_DATA(invariant) *self, u64 round)
+static void send_signal(struct watch *w, u64 round)
 {
-	pthread_kill(self->guest.threads[0], SIGUSR1);
+	pthread_kill(w->guest.threads[0], SIGUSR1);
 }
 
 /* Signals, where time is exact three in each period. */
 TEST_F_TIMEOUT(invariant, signals, 300)
 {
-	start(self, GUEST_WORK, 1);
-	go_on(_metadata, self, throttle_exact() ? 310000 : 5 * MS, send_signal);
-	EXPECT_GT(self->counts->signals, throttle_exact() ? EXACT_WINDOWS : 0);
-	EXPECT_GT(self->counts->edge, 0);
+	start(&self->w, GUEST_WORK, 1);
+	go_on(_metadata, &self->w, throttle_exact() ? 310000 : 5 * MS, send_signal);
+	EXPECT_GT(self->w.counts->signals, throttle_exact() ? EXACT_WINDOWS : 0);
+	EXPECT_GT(self->w.counts->edge, 0);
 }
 
 /* Exits to user space all the time. */
 TEST_F_TIMEOUT(invariant, exits, 300)
 {
-	start(self, GUEST_IO, 1);
-	go_on(_metadata, self, 50 * MS, nothing);
-	EXPECT_GT(self->guest.reports[0].exits, self->counts->windows);
+	start(&self->w, GUEST_IO, 1);
+	go_on(_metadata, &self->w, 50 * MS, nothing);
+	EXPECT_GT(self->w.guest.reports[0].exits, self->w.counts->windows);
 }
 
-static void move(FIXTURE_DATA(invariant) *self, u64 round)
+static void move(struct watch *w, u64 round)
 {
 	cpu_set_t cpus;
 	int i;
 
 	CPU_ZERO(&cpus);
 	CPU_SET(round % 2, &cpus);
-	for (i = 0; i < self->guest.nr_vcpus; i++)
-		TEST_ASSERT(!pthread_setaffinity_np(self->guest.threads[i], sizeof(cpus), &cpus),
+	for (i = 0; i < w->guest.nr_vcpus; i++)
+		TEST_ASSERT(!pthread_setaffinity_np(w->guest.threads[i], sizeof(cpus), &cpus),
 			    "pthread_setaffinity_np");
 }
 
@@ -169,14 +173,14 @@ TEST_F_TIMEOUT(invariant, migration, 300)
 {
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "needs two CPUs");
-	start(self, GUEST_WORK, 2);
-	go_on(_metadata, self, 1300000, move);
+	start(&self->w, GUEST_WORK, 2);
+	go_on(_metadata, &self->w, 1300000, move);
 }
 
 /* A vCPU is added, or moves to another thread. */
-static void plug(FIXTURE_DATA(invariant) *self, u64 round)
+static void plug(struct watch *w, u64 round)
 {
-	struct guest *g = &self->guest;
+	struct guest *g = &w->guest;
 	int i = round % g->nr_vcpus;
 
 	if (round % 4 == 0 && g->nr_vcpus < 8) {
@@ -190,9 +194,9 @@ static void plug(FIXTURE_DATA(invariant) *self, u64 round)
 /* vCPUs come, and move from one thread to another. */
 TEST_F_TIMEOUT(invariant, hotplug, 300)
 {
-	start(self, GUEST_WORK, 1);
-	go_on(_metadata, self, 130 * MS, plug);
-	EXPECT_GT(self->guest.nr_vcpus, 1);
+	start(&self->w, GUEST_WORK, 1);
+	go_on(_metadata, &self->w, 130 * MS, plug);
+	EXPECT_GT(self->w.guest.nr_vcpus, 1);
 }
 
 TEST_HARNESS_MAIN

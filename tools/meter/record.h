@@ -39,6 +39,7 @@ enum meter_state {
  * @tid: the thread
  * @vcpu_id: the vCPU, or -1 where KVM's tracepoints don't tell
  * @state: enum meter_state
+ * @pad: none
  * @since_ns: since when
  * @start_ns: when the meter began, or the thread if that was later
  * @left_ns: when it left guest mode last
