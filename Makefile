@@ -15,6 +15,7 @@ modules:
 .PHONY: tools
 tools:				## the kvm-throttle command, and its tests
 	$(MAKE) -C tools all tests
+	$(MAKE) -C tools/meter
 
 .PHONY: selftests
 selftests:			## the kselftests (KSRC: a kernel source tree)
@@ -28,11 +29,13 @@ migration-guest:
 install: modules		## install the module, and the command if it was made
 	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
+	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
 
 .PHONY: clean
 clean:				## remove what was made, but for the VM's roots
 	+$(KBUILD) clean
 	$(MAKE) -C tools clean
+	$(MAKE) -C tools/meter clean
 	$(MAKE) -C bench/migration clean
 	$(MAKE) -C selftests clean
 
