@@ -4,8 +4,8 @@
  * nor a thread that takes all that is left, per window.
  *
  * In the deterministic VM 4 ns are an instruction; elsewhere this has nothing to
- * judge.  An argument is how many seconds to measure for: with 20, figures agree
- * within 0.5 %, so that builds of the module can be compared.
+ * judge.  An argument is how many seconds to measure for: with 20, the medians of
+ * five runs tell builds of the module apart by 0.5 %; single runs may be 2 % off.
  */
 #include <sched.h>
 #include <stdio.h>
