@@ -22,6 +22,7 @@
  * @edge_late_max_ns: how long after that look was due one was in the guest still
  * @late_max_ns: how long after its window's end one entered the guest
  * @over_max_ns: how long after its window's end one was in the guest still
+ * @told_max_ns: how long after its window's end kvm_exit was traced
  */
 struct invariant_counts {
 	__u64 windows;
@@ -34,6 +35,7 @@ struct invariant_counts {
 	__u64 edge_late_max_ns;
 	__u64 late_max_ns;
 	__u64 over_max_ns;
+	__u64 told_max_ns;
 };
 
 #endif /* SELFTEST_INVARIANT_H */
