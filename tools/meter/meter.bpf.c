@@ -140,10 +140,21 @@ int entering(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* The thread @r has left the guest, which is known already if it isn't in it. */
+static __always_inline void leave(struct meter_record *r)
+{
+	begin_change(r);
+	if (r->state == METER_GUEST) {
+		r->left_ns = bpf_ktime_get_ns();
+		become(r, METER_HOST, r->left_ns);
+	}
+	end_change(r);
+}
+
 SEC("raw_tp/kvm_exit")
 int leaving(void *ctx)
 {
-	__u64 now = bpf_ktime_get_ns(), id = bpf_get_current_pid_tgid();
+	__u64 id = bpf_get_current_pid_tgid();
 	struct meter_record *r;
 
 	if (id >> 32 != tgid || !start_ns)
@@ -154,10 +165,25 @@ int leaving(void *ctx)
 		if (!r)
 			return 0;
 	}
-	begin_change(r);
-	become(r, METER_HOST, now);
-	r->left_ns = now;
-	end_change(r);
+	leave(r);
+	return 0;
+}
+
+/*
+ * KVM enters the guest with interrupts off, so who handles one has left it.  On
+ * SVM, up to 6.1, kvm_exit comes only after that, and interrupts may be on then.
+ */
+SEC("raw_tp/hrtimer_expire_entry")
+int interrupted(void *ctx)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct meter_record *r;
+
+	if (id >> 32 != tgid || !start_ns)
+		return 0;
+	r = find(id);
+	if (r && !(r->changes & 1))
+		leave(r);
 	return 0;
 }
 
