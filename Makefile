@@ -55,6 +55,10 @@ qemu:				## QEMU with the patches of qemu/, in the VM's root
 check-kvm: vm			## KVM's own selftests, each also with its VMs throttled
 	vm/check-kvm
 
+.PHONY: check-guest
+check-guest: vm			## what a Linux guest says of its throttle: steal time, complaints
+	vm/check-guest
+
 .PHONY: check-debug
 check-debug:			## all tests on kernels that look for mistakes: 1 to 2 hours
 	vm/check-debug

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The workload of vm/demo: process 1 of its Linux guest.
+ * The workload of vm/demo and vm/check-guest: process 1 of their Linux guest.
  *
  * One process per vCPU dirties memory in an endless loop, and counts the pages.
  * The counts are in memory that the guest's kernel has been told to leave alone
@@ -11,6 +11,7 @@
  *
  *	counts=ADDRESS		physical address of the counts
  *	dirty_mb=MB		how much memory each process dirties
+ *	report_steal=1		report steal time too, when the host asks for it
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PAGE		4096
@@ -27,6 +29,14 @@
 /* Counts are that far apart: a cache line each. */
 #define COUNT_STRIDE	(64 / sizeof(uint64_t))
 #define MAX_COUNTS	(PAGE / 64)
+
+/*
+ * What else is in a count's cache line: its CPU's steal time in 1/100 s, and in
+ * the first line the number of the host's question, and that of the last answer.
+ */
+#define STEAL		1
+#define ASKED		2
+#define ANSWERED	3
 
 typedef uint64_t vector __attribute__((vector_size(16)));
 
@@ -99,6 +109,38 @@ static _Noreturn void dirty_for_ever(volatile uint64_t *count, size_t size)
 	}
 }
 
+static void report_steal(volatile uint64_t *counts)
+{
+	FILE *file = fopen("/proc/stat", "r");
+	unsigned long long steal;
+	char line[256];
+	int cpu;
+
+	if (!file)
+		die("/proc/stat");
+	while (fgets(line, sizeof(line), file)) {
+		/* The first line is the sum. */
+		if (line[3] != ' ' &&
+		    sscanf(line, "cpu%d %*u %*u %*u %*u %*u %*u %*u %llu",
+			   &cpu, &steal) == 2 && cpu < MAX_COUNTS)
+			counts[cpu * COUNT_STRIDE + STEAL] = steal;
+	}
+	fclose(file);
+}
+
+/* Little enough to do that it doesn't matter at any percentage. */
+static _Noreturn void answer_for_ever(volatile uint64_t *counts)
+{
+	if (mkdir("/proc", 0555) || mount("proc", "/proc", "proc", 0, NULL))
+		die("mount /proc");
+	for (;; sleep(1)) {
+		if (counts[ASKED] == counts[ANSWERED])
+			continue;
+		report_steal(counts);
+		counts[ANSWERED] = counts[ASKED];
+	}
+}
+
 int main(void)
 {
 	volatile uint64_t *counts = map_counts();
@@ -114,6 +156,8 @@ int main(void)
 			dirty_for_ever(counts + cpu * COUNT_STRIDE, size);
 		}
 	}
+	if (getenv("report_steal"))
+		answer_for_ever(counts);
 	for (;;)
 		pause();
 }
