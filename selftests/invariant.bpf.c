@@ -53,12 +53,12 @@ struct retry_record {
 	__u64 retry_ns;
 };
 
-enum { UNKNOWN, OPEN, CLOSED, EDGE };
+enum { UNKNOWN, OPEN, CLOSED };
 
 struct vcpu {
 	__u32 state;
 	__u32 setting;		/* the setting that @state is for */
-	__u64 close_ns;		/* OPEN: the window's end; EDGE: the next look */
+	__u64 close_ns;		/* OPEN: the window's end */
 	__u64 entered_ns;	/* when it entered the guest, or 0 */
 	__u64 left_ns;		/* when it had left it for certain, or 0 */
 };
@@ -179,8 +179,8 @@ int retry(struct retry_record *record)
 
 	if (!v)
 		return 0;
-	become(v, EDGE, bpf_ktime_get_ns() + record->retry_ns);
-	raise_to(&counts.retry_max_ns, record->retry_ns);
+	become(v, CLOSED, 0);
+	__sync_fetch_and_add(&counts.retries, 1);
 	return 0;
 }
 
@@ -196,8 +196,6 @@ int entering(void *ctx)
 	v->left_ns = 0;
 	if (v->state == CLOSED) {
 		__sync_fetch_and_add(&counts.closed, 1);
-	} else if (v->state == EDGE) {
-		__sync_fetch_and_add(&counts.edge, 1);
 	} else {
 		__sync_fetch_and_add(&counts.entries, 1);
 		if (now > v->close_ns)
@@ -235,10 +233,6 @@ int leaving(void *ctx)
 			raise_to(&counts.over_max_ns, left - v->close_ns);
 		if (now > v->close_ns)
 			raise_to(&counts.told_max_ns, now - v->close_ns);
-	} else if (v->state == EDGE) {
-		__sync_fetch_and_add(&counts.edge_ns, left - v->entered_ns);
-		if (left > v->close_ns)
-			raise_to(&counts.edge_late_max_ns, left - v->close_ns);
 	}
 	v->entered_ns = 0;
 	return 0;

@@ -14,12 +14,8 @@
  * @windows: how often a vCPU slept and then entered the guest again
  * @signals: how often a signal kept one from sleeping
  * @entries: how often one entered the guest while its window was open
- * @closed: how often one did while it had to sleep, and nothing excuses that
- * @edge: how often one did after its thread had been outside KVM_RUN, before it
- *	was looked for again
- * @edge_ns: how long that was, all in all
- * @retry_max_ns: longest time until such a look
- * @edge_late_max_ns: how long after that look was due one was in the guest still
+ * @closed: how often one did while it had to sleep
+ * @retries: how often one that had to was outside KVM_RUN, or about to leave it
  * @late_max_ns: how long after its window's end one entered the guest
  * @over_max_ns: how long after its window's end one was in the guest still
  * @told_max_ns: how long after its window's end kvm_exit was traced
@@ -29,10 +25,7 @@ struct invariant_counts {
 	__u64 signals;
 	__u64 entries;
 	__u64 closed;
-	__u64 edge;
-	__u64 edge_ns;
-	__u64 retry_max_ns;
-	__u64 edge_late_max_ns;
+	__u64 retries;
 	__u64 late_max_ns;
 	__u64 over_max_ns;
 	__u64 told_max_ns;
