@@ -101,6 +101,13 @@
 /* How often to look for new vCPUs, for new threads and for the VM's death. */
 #define KVM_THROTTLE_SCAN_MS	50
 
+/*
+ * What programs of the first API version know of a vCPU.  Fields that are added
+ * behind that are for those who know them.
+ */
+#define KVM_THROTTLE_VCPU_SIZE_MIN \
+	offsetofend(struct kvm_throttle_vcpu_state, reserved)
+
 static DEFINE_MUTEX(kvm_throttle_list_lock);
 static LIST_HEAD(kvm_throttle_list);
 static u32 kvm_throttle_last_id;
@@ -368,7 +375,7 @@ static int kvm_throttle_ioctl_get(struct kvm_throttle_vm *vm,
 		return -EFAULT;
 	if (get.flags || memchr_inv(get.reserved, 0, sizeof(get.reserved)))
 		return -EINVAL;
-	if (get.nr_vcpus && (get.vcpu_size < sizeof(*states) ||
+	if (get.nr_vcpus && (get.vcpu_size < KVM_THROTTLE_VCPU_SIZE_MIN ||
 			     get.vcpu_size > PAGE_SIZE))
 		return -EINVAL;
 	if (!get.nr_vcpus && get.vcpu_size)
@@ -380,7 +387,7 @@ static int kvm_throttle_ioctl_get(struct kvm_throttle_vm *vm,
 		return r;
 
 	to = u64_to_user_ptr(get.vcpus);
-	size = sizeof(*states);
+	size = min_t(size_t, sizeof(*states), get.vcpu_size);
 	r = -EFAULT;
 	for (i = 0; i < min(room, get.nr_vcpus); i++) {
 		if (copy_to_user(to, &states[i], size) ||
