@@ -11,6 +11,9 @@
 
 #include "command.h"
 
+/* What argp has --version print. */
+const char *argp_program_version = "kvm-throttle " VERSION;
+
 static const struct {
 	const char *name;
 	/* What its messages begin with. */

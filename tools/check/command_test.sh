@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Tests what the kvm-throttle command $1 says to mistakes, and how it exits.
+# Tests what the kvm-throttle command $1, of version $2, says to mistakes, and
+# how it exits.
 # Needs neither the module nor a VM.
 
 sleeper=
@@ -47,6 +48,7 @@ expect 2 'of what' plot
 expect 2 'where to' plot a
 expect 2 "two files are enough: 'c'" plot a b c
 expect 2 "'-1' is not a time" plot --from=-1 a b
+expect 0 "^kvm-throttle $2\$" --version
 for subcommand in '' stat top record plot; do
 	# shellcheck disable=SC2086 # or no argument
 	run $subcommand --nonsense

@@ -40,7 +40,7 @@ _kvm_throttle()
 			((COMP_CWORD > 1)) || words+=' stat top record plot'
 			;;
 		esac
-		words+=' --help --usage'
+		words+=' --help --usage --version'
 		if [[ $subcommand == record || $subcommand == plot ]]; then
 			mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$current")
 			return
