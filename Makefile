@@ -2,6 +2,7 @@
 # kvm_throttle: everything starts here; `make help` lists what can be made.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
+PREFIX ?= /usr/local
 SUITE ?= trixie
 export SUITE
 
@@ -28,6 +29,8 @@ migration-guest:
 .PHONY: install
 install: modules		## install the module, and the command if it was made
 	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install
+	install -D -m 644 udev/60-kvm-throttle.rules \
+		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-kvm-throttle.rules
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
 	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
 
@@ -67,6 +70,10 @@ check-debug:			## all tests on kernels that look for mistakes: 1 to 2 hours
 lint:				## static analysis with trixie's tools; part of check
 	vm/vm build
 	vm/vm chroot /src/vm/lint
+
+.PHONY: deb
+deb: vm				## Debian packages, made and checked in the VM's root
+	vm/vm chroot /src/vm/build-packages
 
 .PHONY: demo
 demo: vm			## the seed's accuracy table, with a Linux guest in the VM
