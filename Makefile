@@ -71,9 +71,11 @@ lint:				## static analysis with trixie's tools; part of check
 	vm/vm build
 	vm/vm chroot /src/vm/lint
 
-.PHONY: deb
+.PHONY: deb check-packages
 deb: vm				## Debian packages, made and checked in the VM's root
 	vm/vm chroot /src/vm/build-packages
+check-packages: vm		## tests of DKMS and of the packages
+	vm/check-packages
 
 .PHONY: demo
 demo: vm			## the seed's accuracy table, with a Linux guest in the VM
