@@ -32,6 +32,9 @@
 
 #define DEVICE		"/dev/kvm_throttle"
 
+/* The oldest interface that has all of what is used here. */
+#define API_NEEDED	1
+
 /**
  * struct options - the command line
  * @pid: the VM's process, 0 if none was given
@@ -240,11 +243,10 @@ static int open_device(void)
 		     DEVICE " is missing: load the module with `modprobe kvm_throttle`");
 	if (fd < 0)
 		err(EXIT_FAILURE, DEVICE);
-	if (ioctl(fd, KVM_THROTTLE_GET_API_VERSION, 0) <
-	    KVM_THROTTLE_API_VERSION)
+	if (ioctl(fd, KVM_THROTTLE_GET_API_VERSION, 0) < API_NEEDED)
 		errx(EXIT_FAILURE,
 		     DEVICE " doesn't have version %d of the interface: install the kvm_throttle module of this command's version",
-		     KVM_THROTTLE_API_VERSION);
+		     API_NEEDED);
 	return fd;
 }
 
