@@ -305,8 +305,13 @@ TEST_F(abi, get_arguments)
 	get = good;
 	get.vcpu_size = 0;
 	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), EINVAL);
-	get.vcpu_size = sizeof(state) - 1;
+	/* Fields that came later needn't be known, those before that must. */
+	get.vcpu_size = offsetof(struct kvm_throttle_vcpu_state, reserved) +
+			sizeof(state.reserved) - 1;
 	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), EINVAL);
+	get.vcpu_size++;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	get = good;
 	get.vcpu_size = UINT32_MAX;
 	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), EINVAL);
 	/* More room than there are vCPUs is no reason to allocate it. */
