@@ -451,11 +451,11 @@ TEST_F(observe, steal_time)
 	volatile struct kvm_steal_time *st;
 	struct guest *g = &self->guest;
 	u64 steal, throttled_ns;
-	vm_vaddr_t page;
+	gva_t page;
 	int fd;
 
 	guest_stop(g, 0);
-	page = vm_vaddr_alloc_page(g->vm);
+	page = vm_alloc_page(g->vm);
 	st = addr_gva2hva(g->vm, page);
 	vcpu_set_msr(g->vcpus[0], MSR_KVM_STEAL_TIME,
 		     addr_gva2gpa(g->vm, page) | KVM_MSR_ENABLED);
