@@ -327,6 +327,7 @@ class Migration:
         self.seconds = self.samples[-1].seconds
         self.iterations = self.info['ram']['dirty-sync-count']
         self.downtime_s = self.info.get('downtime', 0) / 1e3
+        self.left = self.info['ram']['downtime-bytes']
         self.percent = max(sample.percent for sample in self.samples)
         self.work = self.samples[-1].work
 
