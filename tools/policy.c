@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * By how much a guest has to be throttled for its migration to end.
+ *
+ * QEMU sends what is dirty, and when little is left, no more than it can send
+ * while the guest is stopped, it asks KVM which pages have been dirtied
+ * meanwhile: that ends an iteration.  What these add up to, W, depends on how
+ * long the guest ran in that iteration, u: the integral of its share of the
+ * time.  Twice the time is at most twice the pages, as some are dirtied again.
+ * So W is taken for a power of u, with the exponent that the last iterations
+ * had, through the point of the last one.
+ *
+ * Of all percentages, the lowest is taken that lets the guest dirty no more in
+ * one iteration than half of what can be sent while it is stopped.  To get there
+ * in several iterations with a lower percentage takes longer, and costs the
+ * guest more work in the end: it is throttled for all of that time.
+ *
+ * A guest is left alone until what remains has stopped to shrink, or until it
+ * would be too late for the time limit.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "policy.h"
+
+/* What remains shrinks only if less is dirtied than this share of what is sent. */
+#define STUCK_SHARE	0.95
+/* It is stuck after so many iterations, and after so long. */
+#define STUCK_ROUNDS	2
+/* Or after so many, if it may still shrink, or is nearly small enough. */
+#define DOUBT_ROUNDS	6
+#define NEAR		1.5
+#define STUCK_S		2.0
+/*
+ * In the first iteration all memory is sent, most of which may never be dirtied.
+ * If this share of it is, then that iteration says something too.
+ */
+#define FIRST_SHARE	0.5
+
+/*
+ * A probe is as long as the downtime may be.  If more is dirtied in it than could
+ * be sent, what remains will never fit into the downtime; with less, it will.
+ */
+#define HOT_SHARE	1.1
+#define COOL_SHARE	1.0
+#define PROBE_MIN_S	0.05
+#define PROBE_MAX_S	2.0
+/* Or longer, so that what can be sent meanwhile is more than its error. */
+#define PROBE_BYTES	(8 * 1024 * 1024)
+/* It says more than that if it is so many times its error. */
+#define PROBE_EXACT	4
+#define GOLDEN		0.618034
+#define PROBE_EVERY_S	1.0
+#define PROBE_EVERY	4
+/* It has to stay so for so long, and longer than it has ever done before. */
+#define HOT_S		2.0
+#define HOT_LONGER	1.5
+
+/* Iterations that are shorter are taken together: they say too little. */
+#define ROUND_S		1.0
+#define THROTTLED_ROUND_S 0.25
+
+/* How much may be dirtied in the last iteration, of what the downtime allows. */
+#define TARGET_SHARE	0.5
+/* QEMU sends in portions of so much time. */
+#define PORTION_S	0.1
+
+/* The exponent if all iterations were alike, and its bounds. */
+#define EXPONENT	0.7
+#define EXPONENT_MIN	0.3
+#define ALIKE		1.3
+
+/* Of the time limit, to be kept for what is predicted wrongly. */
+#define LIMIT_SHARE	0.9
+
+/* The least that is dirtied, so that there is a logarithm. */
+#define PAGE		4096
+
+#define MAX_ITERATIONS	200
+
+/**
+ * policy_init() - begin with a migration
+ * @p: the policy
+ * @settings: what the user wants
+ */
+void policy_init(struct policy *p, const struct policy_settings *settings)
+{
+	*p = (struct policy) {
+		.settings = *settings,
+		.decision.left_s = NAN,
+		.decision.dirty_rate = NAN,
+	};
+}
+
+static double share_of(uint32_t percent_x100)
+{
+	return 1 - percent_x100 / 10000.0;
+}
+
+/* How much can be sent while the guest is stopped. */
+static double threshold(const struct policy *p)
+{
+	return p->bandwidth * p->last.downtime_s;
+}
+
+/* How W is known for the time just past: what everything is reckoned from. */
+static const struct policy_point *newest(const struct policy *p)
+{
+	return p->probe.used_s && !p->decision.percent_x100 ? &p->probe : &p->points[0];
+}
+
+/* The slope of the last iterations in a diagram with logarithmic scales. */
+static double exponent(const struct policy *p)
+{
+	struct policy_point points[POLICY_POINTS + 1];
+	unsigned int nr = p->nr_points;
+	double x = 0, y = 0, xx = 0, xy = 0;
+	double low = INFINITY, high = 0;
+
+	memcpy(points, p->points, nr * sizeof(*points));
+	if (p->probe.used_s)
+		points[nr++] = p->probe;
+	for (unsigned int i = 0; i < nr; i++) {
+		x += log(points[i].used_s) / nr;
+		y += log(points[i].dirtied) / nr;
+		low = fmin(low, points[i].used_s);
+		high = fmax(high, points[i].used_s);
+	}
+	if (high < ALIKE * low)
+		return EXPONENT;
+	for (unsigned int i = 0; i < nr; i++) {
+		double dx = log(points[i].used_s) - x;
+
+		xx += dx * dx;
+		xy += dx * (log(points[i].dirtied) - y);
+	}
+	return fmin(fmax(xy / xx, EXPONENT_MIN), 1);
+}
+
+/*
+ * What the guest will dirty when it runs for @used_s.  In less time than it has
+ * ever been seen to run, it may well dirty one page after the other.  In more, it
+ * dirties more than in any shorter time, and less than in any longer one.
+ */
+static double dirtied(const struct policy *p, double slope, double used_s)
+{
+	const struct policy_point *least = newest(p), *last = newest(p);
+	double most = p->most;
+
+	for (unsigned int i = 0; i < p->nr_points; i++) {
+		const struct policy_point *point = &p->points[i];
+
+		if (point->used_s < least->used_s)
+			least = point;
+		if (point->used_s >= used_s)
+			most = fmin(most, point->dirtied);
+	}
+	if (used_s < least->used_s)
+		return fmin(most, least->dirtied * used_s / least->used_s);
+	return fmin(most, last->dirtied * pow(used_s / last->used_s, slope));
+}
+
+/* How long the migration will take from here if the guest has @share of the time. */
+static double predict(const struct policy *p, double share)
+{
+	double slope, used_s = p->round_used_s, left_s = 0;
+	double remaining = p->last.remaining;
+
+	if (!p->nr_points && !p->probe.used_s)
+		return NAN;
+	slope = exponent(p);
+	for (int i = 0; i < MAX_ITERATIONS; i++) {
+		double s = fmax(remaining - threshold(p), 0) / p->drain;
+		double rest = fmin(remaining, threshold(p));
+
+		s = ceil(s / PORTION_S) * PORTION_S;
+		left_s += s;
+		used_s += share * s;
+		remaining = rest - PORTION_S / 2 * p->drain +
+			    dirtied(p, slope, used_s);
+		if (remaining <= threshold(p))
+			return left_s + p->last.downtime_s;
+		used_s = 0;
+	}
+	return INFINITY;
+}
+
+/*
+ * The lowest percentage that makes this iteration the last one.  At the end QEMU
+ * looks after every portion; it would take long to find the percentage anew.
+ */
+static uint32_t choose(const struct policy *p)
+{
+	bool last_one = p->last.remaining < 2 * threshold(p);
+	uint32_t least = last_one ? p->decision.percent_x100 : 0;
+	const struct policy_point *last = newest(p);
+	double time_s = fmax(p->last.remaining / p->drain, PORTION_S);
+	double target = TARGET_SHARE * threshold(p);
+	double used_s = last->used_s *
+			pow(target / last->dirtied, 1 / exponent(p));
+	double share = fmin(used_s / time_s, 1);
+
+	if (p->decision.percent_x100 && p->stuck_rounds >= STUCK_ROUNDS)
+		return p->settings.max_x100;
+	return fmin(fmax(ceil(10000 * (1 - share)), least), p->settings.max_x100);
+}
+
+static void add_point(struct policy *p)
+{
+	for (unsigned int i = POLICY_POINTS - 1; i; i--)
+		p->points[i] = p->points[i - 1];
+	p->points[0] = (struct policy_point) {
+		.used_s = p->round_used_s / p->round_syncs,
+		.dirtied = fmax(p->round_dirtied / p->round_syncs, PAGE),
+	};
+	if (p->nr_points < POLICY_POINTS)
+		p->nr_points++;
+}
+
+/* An iteration has ended, or several short ones. */
+static void end_round(struct policy *p)
+{
+	bool first = !p->nr_points;
+
+	if (p->round_used_s > 0)
+		add_point(p);
+	p->drain = p->round_sent / p->round_s;
+	p->decision.dirty_rate = p->round_dirtied / p->round_s;
+	if (p->last.remaining < (first ? FIRST_SHARE : STUCK_SHARE) * p->lowest) {
+		p->lowest = p->last.remaining;
+		p->stuck_s = 0;
+		p->stuck_rounds = 0;
+	} else {
+		p->stuck_s += p->round_s;
+		p->stuck_rounds++;
+	}
+	p->round_s = 0;
+	p->round_used_s = 0;
+	p->round_sent = 0;
+	p->round_dirtied = 0;
+	p->round_syncs = 0;
+}
+
+/* Account for the time since the last sample.  Returns true if an iteration ended. */
+static bool take(struct policy *p, const struct policy_sample *sample)
+{
+	const struct policy_sample *last = &p->last;
+	double s = sample->time_s - last->time_s;
+	double sent = sample->sent - last->sent;
+	double smooth = fmin(s, 1);
+	uint64_t last_syncs = last->syncs;
+
+	p->round_s += s;
+	p->round_used_s += s * share_of(p->decision.percent_x100);
+	p->round_sent += sent;
+	if (sample->syncs != last_syncs) {
+		p->round_dirtied += fmax(sample->remaining - last->remaining + sent, 0);
+		p->round_syncs += sample->syncs - last_syncs;
+	}
+	if (!p->bandwidth)
+		p->bandwidth = sample->bandwidth;
+	p->bandwidth += smooth * (sample->bandwidth - p->bandwidth);
+	if (!p->nr_points && p->round_s > 0)
+		p->drain = p->round_sent / p->round_s;
+	p->most = fmax(p->most, sample->remaining);
+	p->last = *sample;
+	return sample->syncs != last_syncs && p->drain > 0 && p->round_sent > 0 &&
+	       p->round_s >= (p->decision.percent_x100 ? THROTTLED_ROUND_S : ROUND_S);
+}
+
+/* A probe has ended. */
+static void take_probe(struct policy *p, const struct policy_sample *sample)
+{
+	const struct policy_point *probe = &sample->probe;
+	double most = probe->dirtied + sample->probe_error;
+
+	p->nr_probes++;
+	if (probe->dirtied >= PROBE_EXACT * sample->probe_error)
+		p->probe = *probe;
+	if (probe->dirtied >= HOT_SHARE * p->bandwidth * probe->used_s) {
+		p->hot_until_s = sample->time_s;
+		if (!p->hot_since_s)
+			p->hot_since_s = sample->time_s;
+	} else if (p->hot_since_s) {
+		p->hot_longest_s = fmax(p->hot_longest_s, p->hot_until_s - p->hot_since_s);
+		p->hot_since_s = 0;
+	}
+	if (most < COOL_SHARE * threshold(p))
+		p->cool_s = sample->time_s;
+}
+
+/* Do the probes say that what remains can't shrink to what the downtime allows? */
+static bool is_hot(const struct policy *p)
+{
+	double s = p->hot_until_s - p->hot_since_s;
+
+	return p->hot_since_s && s >= HOT_S && s >= HOT_LONGER * p->hot_longest_s &&
+	       p->last.remaining > NEAR * threshold(p);
+}
+
+static double probe_s(const struct policy *p)
+{
+	double s = fmax(p->last.downtime_s, PROBE_MIN_S);
+
+	return fmin(fmax(s, PROBE_BYTES / p->bandwidth), fmax(s, PROBE_MAX_S));
+}
+
+/* And did the newest say the opposite? */
+static bool is_cool(const struct policy *p)
+{
+	return p->cool_s && p->last.time_s < p->cool_s + 2 * PROBE_EVERY * probe_s(p);
+}
+
+static bool is_stuck(const struct policy *p)
+{
+	bool doubt = is_cool(p) || p->last.remaining < NEAR * threshold(p);
+
+	return p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS) &&
+	       p->stuck_s >= STUCK_S;
+}
+
+/* How long a probe shall begin now?  None while the guest is throttled. */
+static double next_probe(struct policy *p)
+{
+	double s = probe_s(p), every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
+
+	if (p->decision.percent_x100 || p->last.time_s < p->next_probe_s || !p->bandwidth)
+		return 0;
+	/* Not in step with what the guest does. */
+	p->next_probe_s = p->last.time_s + every_s * (0.75 + 0.5 * fmod(p->nr_probes * GOLDEN, 1));
+	return s;
+}
+
+/*
+ * Is there no time any more for an iteration at full speed, which would tell
+ * more, before the one at the highest percentage?
+ */
+static bool is_pressed(const struct policy *p)
+{
+	double limit_s = LIMIT_SHARE * p->settings.time_limit_s;
+	double iteration_s = p->last.remaining / p->drain;
+
+	return limit_s && p->last.time_s + 2 * iteration_s +
+			  p->last.downtime_s > limit_s &&
+	       !(p->last.time_s + predict(p, 1) <= limit_s);
+}
+
+/**
+ * policy_feed() - decide
+ * @p: the policy
+ * @sample: what is known now; what was decided before has been in force since
+ *	the sample before this one
+ *
+ * Return: what to do.
+ */
+struct policy_decision policy_feed(struct policy *p,
+				   const struct policy_sample *sample)
+{
+	struct policy_decision *d = &p->decision;
+	bool ended;
+
+	d->corrected = false;
+	if (!p->started) {
+		p->started = true;
+		p->last = *sample;
+		p->bandwidth = sample->bandwidth;
+		p->lowest = sample->remaining;
+		p->most = sample->remaining;
+		return *d;
+	}
+	ended = take(p, sample);
+	if (ended)
+		end_round(p);
+	if (sample->probe.used_s > 0)
+		take_probe(p, sample);
+	if (d->reason < POLICY_STUCK && p->last.syncs > 1) {
+		d->reason = POLICY_CONVERGES;
+		if (is_hot(p) || (ended && is_stuck(p)))
+			d->reason = POLICY_STUCK;
+		else if (ended && is_pressed(p))
+			d->reason = POLICY_SLOW;
+		ended |= d->reason >= POLICY_STUCK;
+	}
+	if (ended && d->reason >= POLICY_STUCK) {
+		if (!d->percent_x100)
+			p->stuck_rounds = 0;
+		d->percent_x100 = choose(p);
+		d->corrected = true;
+	}
+	d->probe_s = next_probe(p);
+	d->left_s = predict(p, share_of(d->percent_x100));
+	d->late = p->settings.time_limit_s && p->drain > 0 &&
+		  p->last.time_s + (p->last.syncs > 1 ?
+				    predict(p, share_of(p->settings.max_x100)) :
+				    p->last.remaining / p->drain) >
+		  p->settings.time_limit_s;
+	return *d;
+}

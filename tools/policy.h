@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * By how much a guest has to be throttled for its migration to end.  Pure
+ * arithmetic: it is fed with what QEMU says of the migration, and has no clock
+ * and no I/O of its own.  The simulator in bench/converge uses it too.
+ */
+#ifndef POLICY_H
+#define POLICY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Not more than QEMU's own max-cpu-throttle, unless asked for. */
+#define POLICY_MAX_X100	9900
+
+/**
+ * struct policy_settings - what the user wants
+ * @max_x100: never throttle by more, in hundredths of a percent
+ * @time_limit_s: how long the migration may take, 0 if that doesn't matter
+ */
+struct policy_settings {
+	uint32_t max_x100;
+	double time_limit_s;
+};
+
+/**
+ * struct policy_point - how many pages the guest dirtied in a time
+ * @used_s: how long it ran: its share of the time, integrated
+ * @dirtied: bytes that it dirtied, each page counted once
+ */
+struct policy_point {
+	double used_s;
+	double dirtied;
+};
+
+/**
+ * struct policy_sample - what is known of the migration at a time
+ * @time_s: how long the migration has run
+ * @syncs: how often the bitmap of dirty pages has been read (dirty-sync-count)
+ * @remaining: bytes that have still to be sent
+ * @sent: bytes of memory that have been sent since the migration began, those
+ *	that are all zeroes included; what is counted in @remaining
+ * @bandwidth: bytes per second on the wire
+ * @downtime_s: how long the guest may be stopped at the end
+ * @probe: result of a probe that ended since the last sample, or zeroes
+ * @probe_error: so much more may have been dirtied than that says
+ */
+struct policy_sample {
+	double time_s;
+	uint64_t syncs;
+	double remaining;
+	double sent;
+	double bandwidth;
+	double downtime_s;
+	struct policy_point probe;
+	double probe_error;
+};
+
+/* Why the guest is throttled, or isn't. */
+enum policy_reason {
+	/* Nothing is known yet of how it dirties memory. */
+	POLICY_WATCHING,
+	/* What remains shrinks by itself, or may do so. */
+	POLICY_CONVERGES,
+	/* It didn't shrink. */
+	POLICY_STUCK,
+	/* It shrinks, but not within the time limit. */
+	POLICY_SLOW,
+};
+
+/**
+ * struct policy_decision - what to do
+ * @percent_x100: throttle by so much from now on
+ * @reason: why
+ * @left_s: predicted time until the end, INFINITY if there is none in sight,
+ *	NAN if nothing is known yet
+ * @dirty_rate: bytes of new dirty pages per second in the last iteration
+ * @late: the time limit can't be kept, even at the highest percentage
+ * @corrected: the percentage was chosen anew
+ * @probe_s: find out how many pages the guest dirties in so much time, from now
+ *	on; 0 if that isn't wanted
+ */
+struct policy_decision {
+	uint32_t percent_x100;
+	enum policy_reason reason;
+	double left_s;
+	double dirty_rate;
+	bool late;
+	bool corrected;
+	double probe_s;
+};
+
+#define POLICY_POINTS	4
+
+/**
+ * struct policy - a migration
+ * @settings: what the user wants
+ * @last: newest sample
+ * @started: there is one
+ * @decision: newest decision
+ * @round_s: length of the iteration that is running, or of several short ones
+ * @round_used_s: how long the guest ran in that
+ * @round_sent: bytes sent in that
+ * @round_dirtied: bytes found dirty at the ends of those that have ended
+ * @round_syncs: how many have ended
+ * @points: the last iterations, the newest first
+ * @nr_points: how many they are
+ * @probe: what the newest probe said that was exact enough
+ * @nr_probes: how many there were, exact or not
+ * @hot_since_s: since when probes have said that this can't converge; 0 if the
+ *	newest doesn't
+ * @hot_until_s: up to when they have
+ * @hot_longest_s: the longest such time that has ended
+ * @cool_s: when a probe last said that it can; 0 if none ever did
+ * @next_probe_s: when the next one is due
+ * @drain: bytes of memory sent per second
+ * @bandwidth: on the wire, smoothed
+ * @most: the most that has ever remained
+ * @lowest: the least that has remained at the end of an iteration
+ * @stuck_s: for how long it hasn't been less
+ * @stuck_rounds: and in how many iterations
+ */
+struct policy {
+	struct policy_settings settings;
+	struct policy_sample last;
+	bool started;
+	struct policy_decision decision;
+	double round_s;
+	double round_used_s;
+	double round_sent;
+	double round_dirtied;
+	unsigned int round_syncs;
+	struct policy_point points[POLICY_POINTS];
+	unsigned int nr_points;
+	struct policy_point probe;
+	unsigned int nr_probes;
+	double hot_since_s;
+	double hot_until_s;
+	double hot_longest_s;
+	double cool_s;
+	double next_probe_s;
+	double drain;
+	double bandwidth;
+	double most;
+	double lowest;
+	double stuck_s;
+	unsigned int stuck_rounds;
+};
+
+void policy_init(struct policy *p, const struct policy_settings *settings);
+struct policy_decision policy_feed(struct policy *p,
+				   const struct policy_sample *sample);
+
+#endif /* POLICY_H */
