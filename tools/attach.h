@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How the VM of another process comes to be throttled by this one.
+ */
+#ifndef ATTACH_H
+#define ATTACH_H
+
+#include "proc.h"
+
+int attach(const struct process *process, int vm_fd);
+
+#endif /* ATTACH_H */
