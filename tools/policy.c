@@ -19,18 +19,17 @@
  * would be too late for the time limit.
  */
 #include <math.h>
-#include <string.h>
+#include <stddef.h>
 
 #include "policy.h"
 
 /* What remains shrinks only if less is dirtied than this share of what is sent. */
 #define STUCK_SHARE	0.95
-/* It is stuck after so many iterations, and after so long. */
+/* It is stuck after so many iterations. */
 #define STUCK_ROUNDS	2
 /* Or after so many, if it may still shrink, or is nearly small enough. */
 #define DOUBT_ROUNDS	6
 #define NEAR		1.5
-#define STUCK_S		2.0
 /*
  * In the first iteration all memory is sent, most of which may never be dirtied.
  * If this share of it is, then that iteration says something too.
@@ -38,8 +37,9 @@
 #define FIRST_SHARE	0.5
 
 /*
- * A probe is as long as the downtime may be.  If more is dirtied in it than could
- * be sent, what remains will never fit into the downtime; with less, it will.
+ * A probe is as long as it takes to send what may remain at the end.  If more is
+ * dirtied in it than that, what remains will never shrink to that; with less, it
+ * will.
  */
 #define HOT_SHARE	1.1
 #define COOL_SHARE	1.0
@@ -109,32 +109,29 @@ static const struct policy_point *newest(const struct policy *p)
 	return p->probe.used_s && !p->decision.percent_x100 ? &p->probe : &p->points[0];
 }
 
-/* The slope of the last iterations in a diagram with logarithmic scales. */
+static bool differs(const struct policy_point *a, const struct policy_point *b)
+{
+	return a->used_s > ALIKE * b->used_s || b->used_s > ALIKE * a->used_s;
+}
+
+/*
+ * The slope from an iteration to the one before that differed, in a diagram with
+ * logarithmic scales.
+ */
 static double exponent(const struct policy *p)
 {
-	struct policy_point points[POLICY_POINTS + 1];
-	unsigned int nr = p->nr_points;
-	double x = 0, y = 0, xx = 0, xy = 0;
-	double low = INFINITY, high = 0;
+	const struct policy_point *last = newest(p), *other = NULL;
 
-	memcpy(points, p->points, nr * sizeof(*points));
-	if (p->probe.used_s)
-		points[nr++] = p->probe;
-	for (unsigned int i = 0; i < nr; i++) {
-		x += log(points[i].used_s) / nr;
-		y += log(points[i].dirtied) / nr;
-		low = fmin(low, points[i].used_s);
-		high = fmax(high, points[i].used_s);
+	for (unsigned int i = 0; i < p->nr_points && !other; i++) {
+		if (differs(&p->points[i], last))
+			other = &p->points[i];
 	}
-	if (high < ALIKE * low)
+	if (!other && p->probe.used_s && differs(&p->probe, last))
+		other = &p->probe;
+	if (!other)
 		return EXPONENT;
-	for (unsigned int i = 0; i < nr; i++) {
-		double dx = log(points[i].used_s) - x;
-
-		xx += dx * dx;
-		xy += dx * (log(points[i].dirtied) - y);
-	}
-	return fmin(fmax(xy / xx, EXPONENT_MIN), 1);
+	return fmin(fmax(log(last->dirtied / other->dirtied) /
+			 log(last->used_s / other->used_s), EXPONENT_MIN), 1);
 }
 
 /*
@@ -221,19 +218,26 @@ static void add_point(struct policy *p)
 static void end_round(struct policy *p)
 {
 	bool first = !p->nr_points;
+	double share = first ? FIRST_SHARE : STUCK_SHARE;
 
 	if (p->round_used_s > 0)
 		add_point(p);
-	p->drain = p->round_sent / p->round_s;
+	/* Zeroes, of which the first iteration has the most, are sent in no time. */
+	if (!first)
+		p->drain = p->round_sent / p->round_s;
 	p->decision.dirty_rate = p->round_dirtied / p->round_s;
-	if (p->last.remaining < (first ? FIRST_SHARE : STUCK_SHARE) * p->lowest) {
-		p->lowest = p->last.remaining;
-		p->stuck_s = 0;
+	/*
+	 * Both: how much remained just when the iteration ended isn't known that
+	 * exactly, and a guest that dirties less now may do more next time.
+	 */
+	if (p->last.remaining < share * p->lowest &&
+	    p->round_dirtied < share * p->round_sent)
 		p->stuck_rounds = 0;
-	} else {
-		p->stuck_s += p->round_s;
+	else
 		p->stuck_rounds++;
-	}
+	/* The first iteration began with all memory: the next is compared with this one. */
+	if (first || !p->stuck_rounds)
+		p->lowest = p->last.remaining;
 	p->round_s = 0;
 	p->round_used_s = 0;
 	p->round_sent = 0;
@@ -260,8 +264,8 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 	if (!p->bandwidth)
 		p->bandwidth = sample->bandwidth;
 	p->bandwidth += smooth * (sample->bandwidth - p->bandwidth);
-	if (!p->nr_points && p->round_s > 0)
-		p->drain = p->round_sent / p->round_s;
+	if (!p->nr_points)
+		p->drain = p->bandwidth;
 	p->most = fmax(p->most, sample->remaining);
 	p->last = *sample;
 	return sample->syncs != last_syncs && p->drain > 0 && p->round_sent > 0 &&
@@ -277,7 +281,7 @@ static void take_probe(struct policy *p, const struct policy_sample *sample)
 	p->nr_probes++;
 	if (probe->dirtied >= PROBE_EXACT * sample->probe_error)
 		p->probe = *probe;
-	if (probe->dirtied >= HOT_SHARE * p->bandwidth * probe->used_s) {
+	if (probe->dirtied >= HOT_SHARE * p->drain * probe->used_s) {
 		p->hot_until_s = sample->time_s;
 		if (!p->hot_since_s)
 			p->hot_since_s = sample->time_s;
@@ -300,9 +304,9 @@ static bool is_hot(const struct policy *p)
 
 static double probe_s(const struct policy *p)
 {
-	double s = fmax(p->last.downtime_s, PROBE_MIN_S);
+	double s = fmax(threshold(p) / p->drain, PROBE_MIN_S);
 
-	return fmin(fmax(s, PROBE_BYTES / p->bandwidth), fmax(s, PROBE_MAX_S));
+	return fmin(fmax(s, PROBE_BYTES / p->drain), fmax(s, PROBE_MAX_S));
 }
 
 /* And did the newest say the opposite? */
@@ -315,17 +319,18 @@ static bool is_stuck(const struct policy *p)
 {
 	bool doubt = is_cool(p) || p->last.remaining < NEAR * threshold(p);
 
-	return p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS) &&
-	       p->stuck_s >= STUCK_S;
+	return p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
 }
 
 /* How long a probe shall begin now?  None while the guest is throttled. */
 static double next_probe(struct policy *p)
 {
-	double s = probe_s(p), every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
+	double s, every_s;
 
-	if (p->decision.percent_x100 || p->last.time_s < p->next_probe_s || !p->bandwidth)
+	if (p->decision.percent_x100 || p->last.time_s < p->next_probe_s || !(p->drain > 0))
 		return 0;
+	s = probe_s(p);
+	every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
 	/* Not in step with what the guest does. */
 	p->next_probe_s = p->last.time_s + every_s * (0.75 + 0.5 * fmod(p->nr_probes * GOLDEN, 1));
 	return s;
@@ -343,6 +348,22 @@ static bool is_pressed(const struct policy *p)
 	return limit_s && p->last.time_s + 2 * iteration_s +
 			  p->last.downtime_s > limit_s &&
 	       !(p->last.time_s + predict(p, 1) <= limit_s);
+}
+
+/* Can the time limit no longer be kept, whatever is done? */
+static bool is_late(const struct policy *p)
+{
+	double left_s;
+
+	if (!p->settings.time_limit_s || !(p->drain > 0))
+		return false;
+	if (p->last.syncs > 1)
+		left_s = predict(p, share_of(p->settings.max_x100));
+	else if (!p->round_sent)
+		return false;
+	else
+		left_s = p->last.remaining / fmax(p->drain, p->round_sent / p->round_s);
+	return p->last.time_s + left_s > p->settings.time_limit_s;
 }
 
 /**
@@ -389,10 +410,6 @@ struct policy_decision policy_feed(struct policy *p,
 	}
 	d->probe_s = next_probe(p);
 	d->left_s = predict(p, share_of(d->percent_x100));
-	d->late = p->settings.time_limit_s && p->drain > 0 &&
-		  p->last.time_s + (p->last.syncs > 1 ?
-				    predict(p, share_of(p->settings.max_x100)) :
-				    p->last.remaining / p->drain) >
-		  p->settings.time_limit_s;
+	d->late = is_late(p);
 	return *d;
 }

@@ -117,8 +117,7 @@ struct policy_decision {
  * @bandwidth: on the wire, smoothed
  * @most: the most that has ever remained
  * @lowest: the least that has remained at the end of an iteration
- * @stuck_s: for how long it hasn't been less
- * @stuck_rounds: and in how many iterations
+ * @stuck_rounds: in how many iterations it hasn't become less
  */
 struct policy {
 	struct policy_settings settings;
@@ -143,7 +142,6 @@ struct policy {
 	double bandwidth;
 	double most;
 	double lowest;
-	double stuck_s;
 	unsigned int stuck_rounds;
 };
 

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Tests policy.c: feeds it with migrations that are made up, sample by sample,
+ * and looks at what it decides.
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "policy.h"
+
+#define MIB		(1024.0 * 1024)
+
+/* The link: 100 MiB/s, so that 30 MiB can be sent while the guest is stopped. */
+#define BANDWIDTH	(100 * MIB)
+#define DOWNTIME_S	0.3
+
+static unsigned int nr_tests, nr_failed;
+
+static __attribute__((format(printf, 2, 3)))
+void check(bool ok, const char *format, ...)
+{
+	va_list args;
+
+	nr_failed += !ok;
+	printf("%sok %u ", ok ? "" : "not ", ++nr_tests);
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	putchar('\n');
+}
+
+/**
+ * struct migration - one that is made up
+ * @policy: what watches it
+ * @sample: how it is
+ * @d: what has been decided last
+ * @probe_end_s: when the probe that is running will end
+ * @probe_s: its length, 0 if none runs
+ * @probe_rate: bytes per second that probes find; 0 if there are none
+ */
+struct migration {
+	struct policy policy;
+	struct policy_sample sample;
+	struct policy_decision d;
+	double probe_end_s;
+	double probe_s;
+	double probe_rate;
+};
+
+static void begin(struct migration *m, double bytes, uint32_t max_x100, double limit_s)
+{
+	struct policy_settings settings = { max_x100, limit_s };
+
+	*m = (struct migration) {
+		.sample = {
+			.syncs = 1,
+			.remaining = bytes,
+			.bandwidth = BANDWIDTH,
+			.downtime_s = DOWNTIME_S,
+		},
+	};
+	policy_init(&m->policy, &settings);
+	m->d = policy_feed(&m->policy, &m->sample);
+}
+
+static void feed(struct migration *m)
+{
+	m->sample.probe = (struct policy_point) { 0 };
+	m->sample.probe_error = 0;
+	if (m->probe_s && m->sample.time_s >= m->probe_end_s) {
+		m->sample.probe.used_s = m->probe_s;
+		m->sample.probe.dirtied = m->probe_s * m->probe_rate;
+		m->sample.probe_error = MIB;
+		m->probe_s = 0;
+	}
+	m->d = policy_feed(&m->policy, &m->sample);
+	if (m->d.probe_s && m->probe_rate) {
+		m->probe_s = m->d.probe_s;
+		m->probe_end_s = m->sample.time_s + m->probe_s;
+	}
+}
+
+/* Send until QEMU looks again; then so much is found dirty. */
+static void iterate(struct migration *m, double dirtied)
+{
+	while (m->sample.remaining > DOWNTIME_S * BANDWIDTH) {
+		double sent = fmin(0.1 * BANDWIDTH, m->sample.remaining);
+
+		m->sample.time_s += 0.1;
+		m->sample.remaining -= sent;
+		m->sample.sent += sent;
+		if (m->sample.remaining > DOWNTIME_S * BANDWIDTH)
+			feed(m);
+	}
+	m->sample.syncs++;
+	m->sample.remaining += dirtied;
+	feed(m);
+}
+
+static double percent(const struct migration *m)
+{
+	return m->d.percent_x100 / 100.0;
+}
+
+static bool about(double value, double other, double error)
+{
+	return fabs(value - other) <= error;
+}
+
+static void test_own(void)
+{
+	struct migration m;
+	double left_s;
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
+	check(!m.d.percent_x100 && m.d.reason == POLICY_WATCHING && isnan(m.d.left_s),
+	      "nothing is known at first");
+	for (double bytes = 2000 * MIB; bytes > 40 * MIB; bytes /= 1.5) {
+		iterate(&m, bytes);
+		if (m.d.percent_x100 || m.d.reason != POLICY_CONVERGES)
+			break;
+	}
+	check(!m.d.percent_x100 && m.d.reason == POLICY_CONVERGES,
+	      "what shrinks by a third each time is not throttled");
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
+	iterate(&m, 1000 * MIB);
+	iterate(&m, 500 * MIB);
+	left_s = m.d.left_s;
+	check(left_s > 5 && left_s < 30, "what halves each time ends in %.1f s", left_s);
+}
+
+static void test_stuck(void)
+{
+	struct migration m;
+
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	iterate(&m, 900 * MIB);
+	check(!m.d.percent_x100, "one iteration in which all was dirtied says too little");
+	iterate(&m, 900 * MIB);
+	check(m.d.percent_x100 && m.d.reason == POLICY_STUCK && m.d.corrected,
+	      "but two do: %.2f %%", percent(&m));
+
+	begin(&m, 1000 * MIB, 5000, 0);
+	iterate(&m, 900 * MIB);
+	iterate(&m, 900 * MIB);
+	check(percent(&m) == 50, "%.2f %%, of at most 50", percent(&m));
+
+	/* A small part of the memory is hot: the first pass says nothing. */
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
+	iterate(&m, 400 * MIB);
+	iterate(&m, 400 * MIB);
+	check(!m.d.percent_x100, "it may yet shrink after the first pass");
+	iterate(&m, 400 * MIB);
+	check(m.d.percent_x100, "it doesn't: %.2f %%", percent(&m));
+
+	/* Iterations of 0.2 s. */
+	begin(&m, 200 * MIB, POLICY_MAX_X100, 0);
+	for (int i = 0; i < 8 && !m.d.percent_x100; i++)
+		iterate(&m, 20 * MIB);
+	check(!m.d.percent_x100 || m.sample.time_s >= 2, "short iterations: not within %.1f s",
+	      m.sample.time_s);
+}
+
+/* The guest dirties 1 GiB in a second that it runs, and 4 of 4 GiB in the end. */
+static double sweep(double used_s)
+{
+	return fmin(1024 * MIB * used_s, 4096 * MIB);
+}
+
+static void test_choice(void)
+{
+	struct migration m;
+	double iteration_s, share;
+
+	begin(&m, 4096 * MIB, POLICY_MAX_X100, 0);
+	m.probe_rate = 1024 * MIB;
+	iterate(&m, 4066 * MIB);
+	check(m.d.reason == POLICY_STUCK,
+	      "probes tell at the end of the first pass: %.2f %%", percent(&m));
+
+	/* From now on it does what a sweep does: 99 % is 1 % of 1024 MiB a second. */
+	iteration_s = (m.sample.remaining - DOWNTIME_S * BANDWIDTH) / BANDWIDTH;
+	iterate(&m, sweep(iteration_s * (1 - percent(&m) / 100)));
+	iteration_s = m.sample.remaining / BANDWIDTH;
+	share = 15 * MIB / sweep(1) / iteration_s;
+	check(about(1 - percent(&m) / 100, share, 0.1 * share) || percent(&m) == 99,
+	      "then W is half of what can be sent: %.2f %%, should be %.2f %%", percent(&m),
+	      100 * (1 - share));
+
+	m.sample.time_s += 10;
+	feed(&m);
+	check(!m.d.probe_s, "no probes of a guest that is throttled");
+}
+
+/* In an iteration the guest dirties 2000 MiB * u^0.8, but no more than 900 MiB. */
+static void iterate_power(struct migration *m)
+{
+	double s = ceil((m->sample.remaining - DOWNTIME_S * BANDWIDTH) / BANDWIDTH * 10) / 10;
+
+	iterate(m, fmin(2000 * MIB * pow(s * (1 - percent(m) / 100), 0.8), 900 * MIB));
+}
+
+static void test_correction(void)
+{
+	struct migration m;
+	double before, share;
+
+	begin(&m, 1000 * MIB, 9900, 0);
+	iterate_power(&m);
+	iterate_power(&m);
+	check(percent(&m) == 99, "as much as is allowed: %.2f %%", percent(&m));
+	iterate_power(&m);
+	m.policy.settings.max_x100 = 9999;
+	iterate_power(&m);
+	share = pow(15.0 / 2000, 1 / 0.8) / (m.sample.remaining / BANDWIDTH);
+	check(about(1 - percent(&m) / 100, share, 0.2 * share),
+	      "with that known, %.2f %% is found: %.2f %%", 100 * (1 - share), percent(&m));
+
+	/* Nearly there: not lowered any more. */
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	iterate(&m, 900 * MIB);
+	iterate(&m, 900 * MIB);
+	before = percent(&m);
+	iterate(&m, 20 * MIB);
+	check(before && percent(&m) >= before, "near the end it stays: %.2f, %.2f %%", before,
+	      percent(&m));
+
+	/* Nothing helps but the highest. */
+	begin(&m, 1000 * MIB, 9900, 0);
+	for (int i = 0; i < 5; i++)
+		iterate(&m, 900 * MIB);
+	check(percent(&m) == 99, "what doesn't shrink gets the highest: %.2f %%", percent(&m));
+}
+
+static void test_probes(void)
+{
+	struct migration m;
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
+	m.probe_rate = MIB;
+	m.sample.time_s += 0.1;
+	feed(&m);
+	check(about(m.d.probe_s, DOWNTIME_S, 0.001), "a probe is as long as the downtime: %.3f s",
+	      m.d.probe_s);
+	m.sample.time_s += 0.1;
+	feed(&m);
+	check(!m.d.probe_s, "one at a time");
+
+	/* A link so slow that QEMU's whole MiB are too coarse. */
+	begin(&m, 400 * MIB, POLICY_MAX_X100, 0);
+	m.sample.bandwidth = 8 * MIB;
+	m.policy.bandwidth = m.sample.bandwidth;
+	m.sample.time_s += 0.1;
+	feed(&m);
+	check(about(m.d.probe_s, 1, 0.01), "and long enough to tell: %.3f s", m.d.probe_s);
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
+	m.probe_rate = 2 * BANDWIDTH;
+	while (m.sample.remaining > 2000 * MIB) {
+		m.sample.time_s += 0.1;
+		m.sample.remaining -= 0.1 * BANDWIDTH;
+		m.sample.sent += 0.1 * BANDWIDTH;
+		feed(&m);
+	}
+	check(!m.d.percent_x100, "the first pass is not throttled, whatever they say");
+	iterate(&m, 500 * MIB);
+	check(m.d.percent_x100, "its end is: %.2f %%", percent(&m));
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
+	m.probe_rate = 0.5 * BANDWIDTH;
+	iterate(&m, 3900 * MIB);
+	for (int i = 0; i < 3; i++)
+		iterate(&m, 500 * MIB);
+	check(!m.d.percent_x100, "a guest that dirties less than is sent gets more time");
+	for (int i = 0; i < 5; i++)
+		iterate(&m, 500 * MIB);
+	check(m.d.percent_x100, "but not for ever: %.2f %%", percent(&m));
+
+	/* Bursts of 6 s, again and again; one has lasted for 5.6 s at the end. */
+	begin(&m, 8000 * MIB, POLICY_MAX_X100, 0);
+	while (m.sample.remaining > 40 * MIB) {
+		m.probe_rate = fmod(m.sample.time_s, 12.4) < 6 ? 5 * BANDWIDTH : 0.01 * BANDWIDTH;
+		m.sample.time_s += 0.1;
+		m.sample.remaining -= 0.1 * BANDWIDTH;
+		m.sample.sent += 0.1 * BANDWIDTH;
+		feed(&m);
+	}
+	iterate(&m, 200 * MIB);
+	check(!m.d.percent_x100, "a burst as there were before may end");
+}
+
+static void test_limit(void)
+{
+	struct migration m;
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 1000);
+	iterate(&m, 3000 * MIB);
+	iterate(&m, 2400 * MIB);
+	check(!m.d.percent_x100 && !m.d.late, "there is time for what shrinks slowly");
+
+	/* 40 s, 30 s, 24 s, ... and at the highest percentage 30 s from there. */
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 90);
+	iterate(&m, 3000 * MIB);
+	check(m.d.percent_x100 && m.d.reason == POLICY_SLOW && !m.d.late,
+	      "there is none for it within 90 s: %.2f %%", percent(&m));
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 60);
+	check(!m.d.late, "nothing is said before anything is known");
+	iterate(&m, 3000 * MIB);
+	check(m.d.late, "60 s are too short, at %.1f s", m.sample.time_s);
+
+	begin(&m, 4000 * MIB, POLICY_MAX_X100, 30);
+	for (int i = 0; i < 5; i++) {
+		m.sample.time_s += 0.1;
+		m.sample.remaining -= 0.1 * BANDWIDTH;
+		m.sample.sent += 0.1 * BANDWIDTH;
+		feed(&m);
+	}
+	check(m.d.late && !m.d.percent_x100, "and 30 s for one pass alone, at %.1f s",
+	      m.sample.time_s);
+}
+
+static void test_odd(void)
+{
+	struct migration m;
+
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	m.sample.bandwidth = 0;
+	m.policy.bandwidth = 0;
+	for (int i = 0; i < 30; i++) {
+		m.sample.time_s += 0.1;
+		feed(&m);
+	}
+	check(!m.d.percent_x100 && !m.d.probe_s, "nothing is sent yet");
+
+	/* Several iterations between two looks. */
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	for (int i = 0; i < 8 && !m.d.percent_x100; i++) {
+		m.sample.time_s += 5;
+		m.sample.sent += 500 * MIB;
+		m.sample.remaining = 800 * MIB;
+		m.sample.syncs += 3;
+		feed(&m);
+	}
+	check(m.d.percent_x100 && isfinite(m.d.dirty_rate), "several iterations between two looks: %.2f %%",
+	      percent(&m));
+
+	/* Watched from the middle of the migration on. */
+	begin(&m, 500 * MIB, POLICY_MAX_X100, 0);
+	m.sample.syncs = 17;
+	m.policy.last.syncs = 17;
+	m.probe_rate = 3 * BANDWIDTH;
+	for (int i = 0; i < 40; i++) {
+		m.sample.time_s += 0.1;
+		m.sample.remaining -= 0.1 * BANDWIDTH;
+		m.sample.sent += 0.1 * BANDWIDTH;
+		feed(&m);
+	}
+	check(m.d.percent_x100, "watched from the middle on: %.2f %%", percent(&m));
+}
+
+int main(void)
+{
+	puts("TAP version 13");
+	test_own();
+	test_stuck();
+	test_choice();
+	test_correction();
+	test_probes();
+	test_limit();
+	test_odd();
+	printf("1..%u\n", nr_tests);
+	return nr_failed != 0;
+}
