@@ -26,6 +26,10 @@ selftests:			## the kselftests (KSRC: a kernel source tree)
 migration-guest:
 	$(MAKE) -C bench/migration
 
+.PHONY: simulator
+simulator:
+	$(MAKE) -C bench/converge
+
 .PHONY: install
 install: modules		## install the module, and the command if it was made
 	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install
@@ -40,6 +44,7 @@ clean:				## remove what was made, but for the VM's roots
 	$(MAKE) -C tools clean
 	$(MAKE) -C tools/meter clean
 	$(MAKE) -C bench/migration clean
+	$(MAKE) -C bench/converge clean
 	$(MAKE) -C selftests clean
 
 .PHONY: vm

@@ -18,12 +18,15 @@
 /* Exit status, as in the man page; anything else that fails is EXIT_FAILURE. */
 #define EXIT_USAGE	2
 #define EXIT_VM_ENDED	3
+#define EXIT_NOT_MIGRATED 4
+#define EXIT_LATE	5
 
 #define INTERVAL_MIN_NS	(100 * NSEC_PER_MSEC)
 #define INTERVAL_MAX_NS	(3600 * NSEC_PER_SEC)
 #define INTERVAL_TEXT	"100ms to 1h"
 
 /* One subcommand each: its arguments, of which the first is its name. */
+int converge_command(int argc, char **argv);
 int hold_command(int argc, char **argv);
 int plot_command(int argc, char **argv);
 int record_command(int argc, char **argv);

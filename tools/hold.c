@@ -141,9 +141,10 @@ static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
 	.args_doc = "--pid=PID PERCENT\n"
-		    "stat|top|record|plot [OPTION...]",
+		    "converge|stat|top|record|plot [OPTION...]",
 	.doc = "Throttle the KVM virtual machine of a running process by PERCENT of the time, until Ctrl-C.\v"
 	       "Subcommands, each with a --help of its own:\n"
+	       "  converge throttle a guest by what its migration takes to end\n"
 	       "  stat     print what is in force for all virtual machines\n"
 	       "  top      the same, live, on the whole terminal\n"
 	       "  record   write the windows of all virtual machines to a file\n"

@@ -20,6 +20,7 @@ static const struct {
 	char *full_name;
 	int (*run)(int argc, char **argv);
 } commands[] = {
+	{ "converge", "kvm-throttle converge", converge_command },
 	{ "plot", "kvm-throttle plot", plot_command },
 	{ "record", "kvm-throttle record", record_command },
 	{ "stat", "kvm-throttle stat", stat_command },

@@ -291,6 +291,19 @@ void view_screen(const struct throttle *now, const struct throttle *before)
 	fflush(stdout);
 }
 
+/**
+ * view_width() - how much fits into a line of the terminal
+ *
+ * Return: the number of columns.
+ */
+int view_width(void)
+{
+	struct winsize size = { 0 };
+
+	ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+	return size.ws_col ?: 80;
+}
+
 /** view_screen_end() - begin a line below what view_screen() drew */
 void view_screen_end(void)
 {

@@ -55,6 +55,7 @@ void view_log(const struct throttle *now, const struct throttle *before,
 	      double seconds);
 bool view_screen_init(void);
 void view_screen(const struct throttle *now, const struct throttle *before);
+int view_width(void);
 void view_screen_end(void);
 struct json_object *view_json(const struct throttle *now,
 			      const struct throttle *before);

@@ -158,13 +158,16 @@ class Qemu:
         if not incoming:
             self.set(vcpus=vcpus, epoch=1, **workload.fields)
         monitor = f'{DIRECTORY}/{self.name}.monitor'
+        # For another program than this one.
+        self.control = f'{DIRECTORY}/{self.name}.control'
         command = [
             binary, '-accel', 'kvm', '-machine', 'q35,memory-backend=ram',
             '-cpu', 'qemu64,+tsc_adjust', '-smp', f'{vcpus},maxcpus={self.max_vcpus}', '-m', f'{megabytes}M',
             '-object', f'memory-backend-file,id=ram,size={megabytes}M,'
             f'mem-path={self.ram_file},share=on',
             '-bios', f'{DIRECTORY}/guest.bin', '-nodefaults', '-no-user-config',
-            '-display', 'none', '-qmp', f'unix:{monitor},server=on,wait=off']
+            '-display', 'none', '-qmp', f'unix:{monitor},server=on,wait=off',
+            '-qmp', f'unix:{self.control},server=on,wait=off']
         if incoming:
             command += ('-incoming', self.address)
         with open(self.log, 'w', encoding='utf-8') as log:
@@ -398,3 +401,12 @@ def throttled_vms():
     answer = subprocess.run((KVM_THROTTLE, 'stat', '--json'), stdout=subprocess.PIPE,
                             check=True)
     return [vm for vm in map(json.loads, answer.stdout.splitlines()) if vm['percent']]
+
+
+def held_by(pid):
+    """Does that process have a throttle fd?"""
+    try:
+        return any(os.readlink(f'/proc/{pid}/fd/{fd}') == 'anon_inode:kvm-throttle'
+                   for fd in os.listdir(f'/proc/{pid}/fd'))
+    except OSError:
+        return False
