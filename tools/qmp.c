@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,6 +33,7 @@
  * @name: the socket's path or the domain's name, for messages
  * @fd: the socket, -1 if it is a domain
  * @signals: signalfd for those that end this process
+ * @answered: it has answered before
  * @tokener: reads what comes from the socket
  * @buffer: what has been received from it
  * @start: where in that the rest begins that has not been looked at
@@ -41,6 +43,7 @@ struct qmp {
 	const char *name;
 	int fd;
 	int signals;
+	bool answered;
 	struct json_tokener *tokener;
 	char buffer[4096];
 	size_t start;
@@ -119,11 +122,15 @@ static enum qmp_result next(struct qmp *q, int timeout_ms, struct json_object **
 static enum qmp_result ask_socket(struct qmp *q, const char *request,
 				  struct json_object **answer)
 {
+	struct iovec parts[] = {
+		{ .iov_base = (char *)request, .iov_len = strlen(request) },
+		{ .iov_base = "\n", .iov_len = 1 },
+	};
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 	enum qmp_result result;
-	size_t len = strlen(request);
 
-	/* Requests are shorter than any socket's buffer. */
-	if (send(q->fd, request, len, MSG_NOSIGNAL) != (ssize_t)len)
+	/* It is shorter than any socket's buffer. */
+	if (sendmsg(q->fd, &message, MSG_NOSIGNAL) < 0)
 		return QMP_CLOSED;
 	for (;;) {
 		struct json_object *event;
@@ -220,14 +227,17 @@ static enum qmp_result ask_domain(struct qmp *q, const char *request,
 
 	result = run_virsh(q, request, &output);
 	if (result == QMP_ERROR) {
+		/* Either it never was, or it has gone: libvirt ends a QEMU that has migrated. */
 		output[strcspn(output, "\n")] = '\0';
-		warnx("%s: virsh: %s", q->name, output);
+		if (!q->answered)
+			errx(EXIT_FAILURE, "%s: virsh: %s", q->name, output);
 		result = QMP_CLOSED;
 	}
 	if (result == QMP_OK) {
 		*answer = json_tokener_parse(output);
 		if (!json_object_is_type(*answer, json_type_object))
 			errx(EXIT_FAILURE, "%s: this is not QMP: %.60s", q->name, output);
+		q->answered = true;
 	}
 	free(output);
 	return result;

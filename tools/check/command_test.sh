@@ -49,7 +49,16 @@ expect 2 'where to' plot a
 expect 2 "two files are enough: 'c'" plot a b c
 expect 2 "'-1' is not a time" plot --from=-1 a b
 expect 0 "^kvm-throttle $2\$" --version
-for subcommand in '' stat top record plot; do
+expect 2 'which VM' converge
+expect 2 'which VM' converge --qmp a --domain b
+expect 2 "what is '80'" converge --qmp a 80
+expect 2 "'-x' is not a domain" converge --domain=-x
+expect 2 "'a/b' is not a domain" converge --domain a/b
+expect 2 "'100' is not a percentage from 0.01 to 99.99" converge --qmp a --max 100
+expect 2 "'0' is not a percentage from 0.01 to 99.99" converge --qmp a --max 0
+expect 2 "'0.5s' is not a time from 1s" converge --qmp a --time-limit 0.5s
+expect 2 "'x' is not a process id" converge --qmp a --pid x
+for subcommand in '' converge stat top record plot; do
 	# shellcheck disable=SC2086 # or no argument
 	run $subcommand --nonsense
 	[ $status -eq 2 ]
@@ -67,6 +76,25 @@ expect 1 "process $$ .* has no KVM virtual machine" --pid $$ 80
 expect 1 "process $$ .* has no KVM virtual machine" --pid $$ --fd 0 80
 expect 1 "process $$ .* has no KVM virtual machine" stat --pid $$
 
+expect 1 "$dir/none: No such file" converge --qmp "$dir/none"
+expect 1 "too long for a socket" converge --qmp "$(printf '%0108d' 0)"
+expect 1 "$dir/none/log: No such file" converge --qmp "$dir/none" --log "$dir/none/log"
+# monitor STATE: what fake_qmp does; its process comes to $sleeper
+monitor()
+{
+	rm -f "$dir/qmp"
+	"$(dirname "$0")/fake_qmp" "$dir/qmp" "$1" &
+	sleeper=$!
+	until [ -S "$dir/qmp" ]; do
+		sleep 0.1
+	done
+}
+for case in 'garbage|this is not QMP' 'silent|no greeting: a monitor serves one client' \
+	'none|(fake_qmp\|python3) has no KVM virtual machine'; do
+	monitor "${case%%|*}"
+	expect 1 "${case#*|}" converge --qmp "$dir/qmp"
+	kill $sleeper
+done
 # A process whose name a terminal would take for orders.
 name=$(printf '\033[31mred')
 cp "$(command -v sleep)" "$dir/$name"

@@ -1,0 +1,247 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Tests the subcommand converge of the kvm-throttle command $1 with the module: a
+# VM of check/spin_vm, whose monitor and migrations are check/fake_qmp's.  For root
+# on a machine with /dev/kvm where kvm_throttle can be loaded, such as that of
+# vm/vm.  Real migrations are bench/converge's.
+#
+# Runs whose command lines are long are judged by $?.
+# shellcheck disable=SC2181
+
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/vm.sh"
+here=$(dirname "$0")
+qmp=$dir/qmp
+fake=
+
+# shellcheck disable=SC2317 # called by tap.sh
+cleanup()
+{
+	end_holder KILL
+	end_fake
+	end_vm
+}
+
+modprobe kvm_throttle || exit 1
+start_vm 1
+
+# fake ARGUMENT...: of fake_qmp, at $qmp
+fake()
+{
+	end_fake
+	rm -f "$qmp"
+	"$here/fake_qmp" "$@" 2>"$dir/fake" &
+	fake=$!
+	wait_for test -S "$qmp"
+}
+
+end_fake()
+{
+	[ -n "$fake" ] || return
+	kill "$fake" 2>/dev/null
+	wait "$fake" 2>/dev/null
+	fake=
+}
+
+# begin ARGUMENT...: converge in the background; what it prints comes to $dir/held,
+# its log to $dir/log
+begin()
+{
+	rm -f "$dir/log"
+	env --default-signal=INT "$command" converge --qmp "$qmp" --pid "$vm" \
+		--log "$dir/log" "$@" </dev/null >"$dir/held" 2>&1 &
+	holder=$!
+}
+
+# percent PATTERN: is in force
+percent()
+{
+	"$command" stat --json --pid "$vm" | grep -q "\"percent\":$1,"
+}
+
+not_throttled()
+{
+	! percent '[1-9][0-9.]*'
+}
+
+# logged EXPRESSION: is true of the log's lines, a list
+logged()
+{
+	python3 -c '
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+def of(event):
+    return [line for line in lines if line["event"] == event]
+sys.exit(not eval("(" + sys.argv[2] + ")"))
+' "$dir/log" "$1" 2>>"$dir/out"
+}
+
+# ends STATUS PATTERN: it exits so, says that at its end, and lets go
+ends()
+{
+	end_holder 0
+	[ "$status" -eq "$1" ] && last "$2" && ! throttled
+}
+
+# --- every way that a migration ends ------------------------------------------
+
+while read -r state want says; do
+	fake "$qmp" none:3 setup:2 active:80 "$state"
+	begin
+	wait_for percent '99.00'
+	result "$state: throttled before"
+	ends "$want" "$says"
+	result "$state: ends with $want, at full speed"
+	logged "[line['event'] for line in lines].count('end') == 1 and
+lines[0]['event'] == 'start' and lines[0]['vm']['pid'] == $vm and
+lines[0]['max_percent'] == 99 and not lines[0]['auto_converge'] and
+lines[-1]['highest_percent'] == 99 and 5 < lines[-1]['lost_s'] < 20 and
+{line['reason'] for line in of('iteration')} == {'watching', 'converges', 'stuck'}"
+	result "$state: the log"
+done <<'STATES'
+completed 0 has completed after 20.0 s; the guest was throttled by up to 99.00 %, and lost
+postcopy-active 0 in postcopy after
+postcopy-paused 0 in postcopy after
+postcopy-recover-setup 0 in postcopy after
+postcopy-recover 0 in postcopy after
+colo 0 in postcopy after
+failed 4 has failed after 20.0 s: the other side is gone; the guest
+cancelled 4 was cancelled after
+close 3 QEMU has ended after
+STATES
+
+for state in cancelling pre-switchover device; do
+	fake "$qmp" active:80 "$state:40" completed
+	begin
+	wait_for percent 99.00
+	result "$state: throttled before"
+	wait_for not_throttled && kill -0 "$holder"
+	result "$state: lets go while it waits"
+	ends 0 'has completed'
+	result "$state: then it ends"
+done
+
+fake "$qmp" active:80 levitating
+begin
+wait_for percent 99.00
+end_holder 0
+[ "$status" -eq 1 ] && last "is 'levitating', which this command doesn't know" && ! throttled
+result 'a state that nobody knows'
+
+for signal in INT TERM HUP KILL; do
+	fake "$qmp" active
+	begin
+	wait_for percent 99.00
+	end_holder $signal
+	if [ $signal = KILL ]; then
+		[ "$status" -eq 137 ] && ! throttled
+	else
+		[ "$status" -eq 0 ] && last '^Interrupted after .* by up to 99.00 %' && ! throttled
+	fi
+	result "SIG$signal: at full speed"
+done
+
+fake "$qmp" active:80 hang
+begin
+wait_for percent 99.00
+sleep 4
+end_holder TERM
+[ "$status" -eq 0 ] && last '^Interrupted' && ! throttled
+result 'a signal while QEMU does not answer'
+
+fake "$qmp" active
+begin
+wait_for percent 99.00
+end_vm
+ends 3 'QEMU has ended'
+result 'QEMU is killed'
+start_vm 1
+
+# --- what it does meanwhile ------------------------------------------------------
+
+fake --dirty 20 "$qmp" active:20 completed
+begin
+ends 0 'the guest was not throttled'
+result 'what converges by itself is not throttled'
+
+fake "$qmp" cancelled:3 active:40 completed
+begin --max 50.5
+wait_for percent 50.50
+result '--max'
+ends 0 'up to 50.50 %'
+result 'one that was cancelled before is not taken for this one'
+
+fake --auto-converge "$qmp" active:5 completed
+begin
+ends 0 'not throttled' && grep -q 'own auto-converge is on' "$dir/out" &&
+	logged "lines[0]['auto_converge']"
+result 'auto-converge is on'
+
+fake "$qmp" active:40 completed
+begin --time-limit 5s
+ends 5 'time limit of 5 s was not kept' && grep -q "limit of 5 s can't be kept" "$dir/out" &&
+	logged "of('late')[0]['migration_s'] < 4"
+result 'a time limit that is too short'
+
+fake "$qmp" active:40 completed
+begin --time-limit 60s
+ends 0 'has completed' && ! grep -q limit "$dir/out"
+result 'one that is long enough'
+
+fake --probe 500 --probe-mode dirty-ring "$qmp" active:60 completed
+begin
+ends 0 'has completed' && logged "{line['dirtied'] for line in of('probe')} == {150 << 20} and
+all(line['seconds'] == 0.3 for line in of('probe'))"
+result 'probes, of a QEMU with a dirty ring'
+
+fake "$qmp" active:80 completed
+begin --quiet
+ends 0 'has completed' && [ "$(wc -l <"$dir/out")" -eq 1 ]
+result '--quiet says one line'
+
+fake "$qmp" active:80 completed
+run_screen='s left\|no end in sight\|end unknown'
+NO_COLOR=1 TERM=xterm "$here/on_terminal" 24x120 -- "$command" converge --qmp "$qmp" --pid "$vm" >"$dir/out" 2>&1
+[ $? -eq 0 ] && grep -q '\[#*-*\] .*; iteration' "$dir/out" && grep -q "$run_screen" "$dir/out" &&
+	grep -q 'throttled 99.00 %' "$dir/out"
+result 'a bar on a terminal'
+
+# --- a domain of libvirt -------------------------------------------------------------
+
+path=$PATH
+# shellcheck disable=SC2123 # so that virsh is not found
+PATH=/nowhere
+run converge --domain guest --pid "$vm"
+PATH=$path
+[ "$status" -eq 1 ] && says 'virsh is missing: install'
+result 'virsh is missing'
+
+export QMP_SOCKET="$qmp"
+PATH=$(cd "$here" && pwd):$PATH
+fake "$qmp" active:80 completed
+env --default-signal=INT "$command" converge --domain guest --pid "$vm" </dev/null >"$dir/held" 2>&1 &
+holder=$!
+wait_for percent 99.00
+result 'a domain: throttled'
+ends 0 'has completed'
+result 'a domain: ends'
+
+expect 1 'virsh: error: failed to get domain' converge --domain none --pid "$vm"
+expect 1 'which process is the QEMU of guest' converge --domain guest
+mkdir -p /run/libvirt/qemu
+echo "$vm" >/run/libvirt/qemu/guest.pid
+fake "$qmp" completed
+expect 0 'has completed' converge --domain guest
+rm -r /run/libvirt/qemu/guest.pid
+
+# --- somebody else throttles ----------------------------------------------------------
+
+fake "$qmp" active
+hold 10
+expect 1 'is throttled already' converge --qmp "$qmp" --pid "$vm"
+end_holder TERM
+
+end_fake
+end_vm
+finish
