@@ -94,6 +94,12 @@ demo-migration: vm qemu	## the same, against stock QEMU: a table and a picture
 bench-migration: vm qemu	## three of those, against the figures to reach
 	bench/migration/run bench
 
+.PHONY: simulate-converge bench-converge
+simulate-converge:		## policies of throttling, over thousands of simulated migrations
+	bench/converge/run simulate
+bench-converge: vm		## kvm-throttle converge against stock QEMU's auto-converge
+	bench/converge/run bench --runs 3
+
 .PHONY: help
 help:				## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\t\1\t/p' Makefile | expand -t 8,28

@@ -24,7 +24,7 @@ cleanup()
 }
 
 modprobe kvm_throttle || exit 1
-start_vm 1
+start_vm 1 0
 
 # fake ARGUMENT...: of fake_qmp, at $qmp
 fake()
@@ -156,7 +156,7 @@ wait_for percent 99.00
 end_vm
 ends 3 'QEMU has ended'
 result 'QEMU is killed'
-start_vm 1
+start_vm 1 0
 
 # --- what it does meanwhile ------------------------------------------------------
 

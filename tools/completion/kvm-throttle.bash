@@ -21,15 +21,21 @@ _kvm_throttle()
 				words+=" $(cut -d/ -f3 <<<"$fd")"
 		done
 		;;
-	--prometheus)
+	--prometheus | --qmp | --log)
 		mapfile -t COMPREPLY < <(compgen -f -- "$current")
 		return
 		;;
-	--fd | --vcpu | --period | --for | --from | --interval | --count)
+	--domain)
+		# Nothing is said if libvirt isn't there.
+		words=$(virsh --quiet list --name 2>/dev/null)
+		;;
+	--fd | --vcpu | --period | --for | --from | --interval | --count | --max | \
+		--time-limit)
 		;;
 	*)
 		((COMP_CWORD > 1)) || subcommand=
 		case $subcommand in
+		converge) words='--qmp --domain --pid --max --time-limit --log --quiet' ;;
 		stat) words='--pid --interval --count --json --prometheus' ;;
 		top) words='--interval' ;;
 		record) words='--pid --for' ;;
@@ -37,7 +43,7 @@ _kvm_throttle()
 		*)
 			words='--pid --fd --vcpu --period --for --interval --quiet
 				--json'
-			((COMP_CWORD > 1)) || words+=' stat top record plot'
+			((COMP_CWORD > 1)) || words+=' converge stat top record plot'
 			;;
 		esac
 		words+=' --help --usage --version'
