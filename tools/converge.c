@@ -357,14 +357,16 @@ static void log_decision(struct converge *c)
 	write_event(c, json);
 }
 
-static void log_probe(struct converge *c, const struct policy_sample *s)
+/* @error is NULL, or why there is no result. */
+static void log_probe(struct converge *c, double seconds, double dirtied, const char *error)
 {
 	struct json_object *json = new_event(c, "probe");
 
 	if (!json)
 		return;
-	add_number(json, "seconds", s->probe.used_s, 3);
-	add_number(json, "dirtied", s->probe.dirtied, 0);
+	add_number(json, "seconds", seconds, 3);
+	add_number(json, "dirtied", error ? NAN : dirtied, 0);
+	add_string(json, "error", error);
 	write_event(c, json);
 }
 
@@ -511,6 +513,7 @@ static void start_probe(struct converge *c)
 		c->probe_s = floor(c->decision.probe_s * 1e3) / 1e3;
 		c->probe_syncs = c->sample.syncs;
 	} else if (result == QMP_ERROR) {
+		log_probe(c, c->decision.probe_s, 0, json_object_get_string(answer));
 		/* Another mode is in use, or QEMU is older than 8.2. */
 		if (strstr(json_object_get_string(answer), "is not enabled") &&
 		    !strcmp(c->probe_mode, "dirty-bitmap"))
@@ -539,13 +542,14 @@ static void read_probe(struct converge *c, struct policy_sample *s)
 		return;
 	status = json_object_get_string(member(answer, "status"));
 	if (status && strcmp(status, "measuring")) {
-		if (!strcmp(status, "measured") && s->syncs == c->probe_syncs &&
-		    member(answer, "dirty-rate")) {
+		if (s->syncs != c->probe_syncs) {
+			log_probe(c, c->probe_s, 0, "an iteration ended meanwhile");
+		} else if (!strcmp(status, "measured") && member(answer, "dirty-rate")) {
 			s->probe.used_s = c->probe_s;
 			s->probe.dirtied = number(answer, "dirty-rate") * MIB * c->probe_s;
 			/* It is a whole number of MiB, made of such a number. */
 			s->probe_error = MIB * (1 + c->probe_s);
-			log_probe(c, s);
+			log_probe(c, s->probe.used_s, s->probe.dirtied, NULL);
 		}
 		c->probe_s = 0;
 	}

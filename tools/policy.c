@@ -76,6 +76,8 @@
 /* The least that is dirtied, so that there is a logarithm. */
 #define PAGE		4096
 
+#define SETTLE_S	0.3
+
 #define MAX_ITERATIONS	200
 
 /**
@@ -261,7 +263,8 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 		p->round_dirtied += fmax(sample->remaining - last->remaining + sent, 0);
 		p->round_syncs += sample->syncs - last_syncs;
 	}
-	if (!p->bandwidth)
+	/* QEMU's first figures are of next to nothing. */
+	if (!p->bandwidth || sample->time_s < SETTLE_S)
 		p->bandwidth = sample->bandwidth;
 	p->bandwidth += smooth * (sample->bandwidth - p->bandwidth);
 	if (!p->nr_points)
@@ -327,7 +330,8 @@ static double next_probe(struct policy *p)
 {
 	double s, every_s;
 
-	if (p->decision.percent_x100 || p->last.time_s < p->next_probe_s || !(p->drain > 0))
+	if (p->decision.percent_x100 || p->last.time_s < fmax(p->next_probe_s, SETTLE_S) ||
+	    !(p->drain > 0))
 		return 0;
 	s = probe_s(p);
 	every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);

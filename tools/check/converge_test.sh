@@ -184,15 +184,16 @@ ends 5 'time limit of 5 s was not kept' && grep -q "limit of 5 s can't be kept" 
 	logged "of('late')[0]['migration_s'] < 4"
 result 'a time limit that is too short'
 
-fake "$qmp" active:40 completed
+fake --dirty 20 "$qmp" active:20 completed
 begin --time-limit 60s
 ends 0 'has completed' && ! grep -q limit "$dir/out"
 result 'one that is long enough'
 
-fake --probe 500 --probe-mode dirty-ring "$qmp" active:60 completed
+fake --memory 2000 --probe 500 --probe-mode dirty-ring "$qmp" active:90 completed
 begin
-ends 0 'has completed' && logged "{line['dirtied'] for line in of('probe')} == {150 << 20} and
-all(line['seconds'] == 0.3 for line in of('probe'))"
+ends 0 'has completed' && logged "
+{line['dirtied'] for line in of('probe') if not line['error']} == {150 << 20} and
+{line['seconds'] for line in of('probe')} == {0.3} and 'not enabled' in of('probe')[0]['error']"
 result 'probes, of a QEMU with a dirty ring'
 
 fake "$qmp" active:80 completed
@@ -222,7 +223,8 @@ PATH=$(cd "$here" && pwd):$PATH
 fake "$qmp" active:80 completed
 env --default-signal=INT "$command" converge --domain guest --pid "$vm" </dev/null >"$dir/held" 2>&1 &
 holder=$!
-wait_for percent 99.00
+# It takes a program each time.
+wait_for percent 99.00 || wait_for percent 99.00 || wait_for percent 99.00
 result 'a domain: throttled'
 ends 0 'has completed'
 result 'a domain: ends'

@@ -242,6 +242,9 @@ static void test_probes(void)
 	m.probe_rate = MIB;
 	m.sample.time_s += 0.1;
 	feed(&m);
+	check(!m.d.probe_s, "no probe before it is known how fast the link is");
+	m.sample.time_s += 0.3;
+	feed(&m);
 	check(about(m.d.probe_s, DOWNTIME_S, 0.001), "a probe is as long as the downtime: %.3f s",
 	      m.d.probe_s);
 	m.sample.time_s += 0.1;
@@ -252,7 +255,7 @@ static void test_probes(void)
 	begin(&m, 400 * MIB, POLICY_MAX_X100, 0);
 	m.sample.bandwidth = 8 * MIB;
 	m.policy.bandwidth = m.sample.bandwidth;
-	m.sample.time_s += 0.1;
+	m.sample.time_s += 0.4;
 	feed(&m);
 	check(about(m.d.probe_s, 1, 0.01), "and long enough to tell: %.3f s", m.d.probe_s);
 
