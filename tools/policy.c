@@ -56,6 +56,9 @@
 #define HOT_S		2.0
 #define HOT_LONGER	1.5
 
+/* More than this will be dirtied for each byte sent. */
+#define HOPELESS_RATIO	1.05
+
 /* Iterations that are shorter are taken together: they say too little. */
 #define ROUND_S		1.0
 #define THROTTLED_ROUND_S 0.25
@@ -216,6 +219,31 @@ static void add_point(struct policy *p)
 		p->nr_points++;
 }
 
+/*
+ * The shorter the iterations, the more is dirtied for each byte sent, and the more
+ * so: a line through the second iteration and this one is below what is to come.
+ * If it says that more will be dirtied than sent when the downtime is reached, then
+ * that won't be reached.
+ */
+static void look_ahead(struct policy *p)
+{
+	double ratio = p->round_dirtied / p->round_sent;
+	double length = p->round_sent / p->round_syncs;
+	double slope;
+
+	if (!p->first_length) {
+		p->first_ratio = ratio;
+		p->first_length = length;
+	}
+	if (length * ALIKE > p->first_length)
+		return;
+	slope = (ratio - p->first_ratio) / (p->first_length - length);
+	if (ratio + slope * (length - threshold(p)) > HOPELESS_RATIO)
+		p->hopeless_rounds++;
+	else
+		p->hopeless_rounds = 0;
+}
+
 /* An iteration has ended, or several short ones. */
 static void end_round(struct policy *p)
 {
@@ -224,6 +252,8 @@ static void end_round(struct policy *p)
 
 	if (p->round_used_s > 0)
 		add_point(p);
+	if (!first)
+		look_ahead(p);
 	/* Zeroes, of which the first iteration has the most, are sent in no time. */
 	if (!first)
 		p->drain = p->round_sent / p->round_s;
@@ -320,9 +350,12 @@ static bool is_cool(const struct policy *p)
 
 static bool is_stuck(const struct policy *p)
 {
+	bool hopeless = p->hopeless_rounds >= STUCK_ROUNDS &&
+			p->last.remaining > HOPELESS_RATIO * threshold(p);
 	bool doubt = is_cool(p) || p->last.remaining < NEAR * threshold(p);
 
-	return p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
+	return (hopeless && !is_cool(p)) ||
+	       p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
 }
 
 /* How long a probe shall begin now?  None while the guest is throttled. */

@@ -117,6 +117,10 @@ struct policy_decision {
  * @bandwidth: on the wire, smoothed
  * @most: the most that has ever remained
  * @lowest: the least that has remained at the end of an iteration
+ * @first_ratio: what was dirtied for each byte sent in the second iteration: in the
+ *	first one all is sent
+ * @first_length: how much was sent in that; 0 if there was none yet
+ * @hopeless_rounds: how many iterations have shown that it can't shrink enough
  * @stuck_rounds: in how many iterations it hasn't become less
  */
 struct policy {
@@ -142,6 +146,9 @@ struct policy {
 	double bandwidth;
 	double most;
 	double lowest;
+	double first_ratio;
+	double first_length;
+	unsigned int hopeless_rounds;
 	unsigned int stuck_rounds;
 };
 

@@ -294,6 +294,31 @@ static void test_probes(void)
 	check(!m.d.percent_x100, "a burst as there were before may end");
 }
 
+/* Of 1600 MiB any page is dirtied at any time, at so many MiB/s; without probes. */
+static void migrate_uniform(struct migration *m, double rate, double until_s)
+{
+	begin(m, 1700 * MIB, POLICY_MAX_X100, 0);
+	iterate(m, 1590 * MIB);
+	while (!m->d.percent_x100 && m->sample.time_s < until_s &&
+	       m->sample.remaining > DOWNTIME_S * BANDWIDTH) {
+		double s = (m->sample.remaining - DOWNTIME_S * BANDWIDTH) / BANDWIDTH;
+
+		iterate(m, -1600 * MIB * expm1(-rate * s / 1600));
+	}
+}
+
+static void test_look_ahead(void)
+{
+	struct migration m;
+
+	migrate_uniform(&m, 130, 1000);
+	check(m.d.percent_x100 && m.sample.remaining > 850 * MIB,
+	      "it still shrinks, but won't do enough: %.2f %% at %.0f MiB", percent(&m),
+	      m.sample.remaining / MIB);
+	migrate_uniform(&m, 90, 1000);
+	check(!m.d.percent_x100, "and this one will");
+}
+
 static void test_limit(void)
 {
 	struct migration m;
@@ -372,6 +397,7 @@ int main(void)
 	test_choice();
 	test_correction();
 	test_probes();
+	test_look_ahead();
 	test_limit();
 	test_odd();
 	printf("1..%u\n", nr_tests);
