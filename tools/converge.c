@@ -380,8 +380,7 @@ static void clear_progress(struct converge *c)
 }
 
 /* Say something that stays. */
-static __attribute__((format(printf, 2, 3)))
-void say(struct converge *c, const char *format, ...)
+static void say(struct converge *c, const char *format, ...)
 {
 	va_list args;
 
@@ -425,7 +424,7 @@ static struct left_text left_text(double left_s)
 	struct left_text t = { "end unknown" };
 
 	if (isinf(left_s))
-		strcpy(t.text, "no end in sight");
+		snprintf(t.text, sizeof(t.text), "no end in sight");
 	else if (!isnan(left_s))
 		snprintf(t.text, sizeof(t.text), "%.0f s left", ceil(left_s));
 	return t;

@@ -69,8 +69,8 @@
 #define PORTION_S	0.1
 
 /* The exponent if all iterations were alike, and its bounds. */
-#define EXPONENT	0.7
-#define EXPONENT_MIN	0.3
+#define SLOPE	0.7
+#define SLOPE_MIN	0.3
 #define ALIKE		1.3
 
 /* Of the time limit, to be kept for what is predicted wrongly. */
@@ -134,9 +134,9 @@ static double exponent(const struct policy *p)
 	if (!other && p->probe.used_s && differs(&p->probe, last))
 		other = &p->probe;
 	if (!other)
-		return EXPONENT;
+		return SLOPE;
 	return fmin(fmax(log(last->dirtied / other->dirtied) /
-			 log(last->used_s / other->used_s), EXPONENT_MIN), 1);
+			 log(last->used_s / other->used_s), SLOPE_MIN), 1);
 }
 
 /*
@@ -394,12 +394,10 @@ static bool is_late(const struct policy *p)
 
 	if (!p->settings.time_limit_s || !(p->drain > 0))
 		return false;
-	if (p->last.syncs > 1)
-		left_s = predict(p, share_of(p->settings.max_x100));
-	else if (!p->round_sent)
+	if (p->last.syncs <= 1 && !p->round_sent)
 		return false;
-	else
-		left_s = p->last.remaining / fmax(p->drain, p->round_sent / p->round_s);
+	left_s = p->last.syncs > 1 ? predict(p, share_of(p->settings.max_x100)) :
+				     p->last.remaining / fmax(p->drain, p->round_sent / p->round_s);
 	return p->last.time_s + left_s > p->settings.time_limit_s;
 }
 

@@ -150,7 +150,7 @@ static enum qmp_result ask_socket(struct qmp *q, const char *request,
 /* Run virsh; what it prints comes to @output, which is to be freed. */
 static enum qmp_result run_virsh(struct qmp *q, const char *request, char **output)
 {
-	char *argv[] = { "virsh", "--quiet", "qemu-monitor-command", (char *)q->name,
+	char * const argv[] = { "virsh", "--quiet", "qemu-monitor-command", (char *)q->name,
 			 (char *)request, NULL };
 	posix_spawn_file_actions_t actions;
 	enum qmp_result result;
@@ -301,7 +301,7 @@ struct qmp *qmp_open(const char *path, int signals)
 
 	if (strlen(path) >= sizeof(address.sun_path))
 		errx(EXIT_FAILURE, "%s: too long for a socket's path", path);
-	strcpy(address.sun_path, path);
+	memcpy(address.sun_path, path, strlen(path) + 1);
 	q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (q->fd < 0)
 		err(EXIT_FAILURE, "socket");

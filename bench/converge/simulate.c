@@ -662,7 +662,7 @@ static void parse_set(struct argp_state *state, struct workload *w, const char *
 	w->nr_sets++;
 }
 
-static double positive(struct argp_state *state, const char *arg)
+static double read_number(struct argp_state *state, const char *arg)
 {
 	char *end;
 	double value = strtod(arg, &end);
@@ -678,13 +678,13 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case 'n':
-		o->nr_each = positive(state, arg);
+		o->nr_each = read_number(state, arg);
 		return 0;
 	case 's':
 		parse_set(state, &o->one, arg);
 		return 0;
 	case 'm':
-		o->one.memory = positive(state, arg) * MIB;
+		o->one.memory = read_number(state, arg) * MIB;
 		return 0;
 	case 'b':
 		if (sscanf(arg, "%lf:%lf", &o->one.busy_s, &o->one.quiet_s) != 2)
@@ -692,13 +692,13 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 				     "--burst: '%s' is not such as 2:3", arg);
 		return 0;
 	case 'B':
-		o->one.bandwidth = positive(state, arg) * MIB;
+		o->one.bandwidth = read_number(state, arg) * MIB;
 		return 0;
 	case 'd':
-		o->one.downtime_s = positive(state, arg);
+		o->one.downtime_s = read_number(state, arg);
 		return 0;
 	case 't':
-		o->one.time_limit_s = positive(state, arg);
+		o->one.time_limit_s = read_number(state, arg);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -6,8 +6,9 @@
 # on a machine with /dev/kvm where kvm_throttle can be loaded, such as that of
 # vm/vm.  Real migrations are bench/converge's.
 #
-# Runs whose command lines are long are judged by $?.
-# shellcheck disable=SC2181
+# Runs whose command lines are long are judged by $?, and wait_for calls some of
+# the functions.
+# shellcheck disable=SC2181,SC2317
 
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/vm.sh"

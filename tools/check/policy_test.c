@@ -17,8 +17,7 @@
 
 static unsigned int nr_tests, nr_failed;
 
-static __attribute__((format(printf, 2, 3)))
-void check(bool ok, const char *format, ...)
+static void check(bool ok, const char *format, ...)
 {
 	va_list args;
 
