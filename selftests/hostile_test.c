@@ -602,8 +602,12 @@ int main(void)
 		const struct attack_info *info = &attacks[attack];
 		struct share own = {};
 
-		if (arch_has(attack) && info->own)
+		if (arch_has(attack) && info->own) {
 			own = measure(attack, info->nr_vcpus, 0);
+			ksft_print_msg("full speed: a guest that %s does %.2f %% of the work and has %.2f %% of the CPU\n",
+				       info->text, own.work / full.work * 100,
+				       own.cpu * 100);
+		}
 		for (i = 0; i < ARRAY_SIZE(percents); i++) {
 			if (arch_has(attack))
 				try_attack(attack, percents[i], &full, &own,
