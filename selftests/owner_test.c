@@ -108,7 +108,7 @@ TEST_F(owner, killed_owner)
 	EXPECT_EQ(throttle_attach(g.vm->fd), -EBUSY);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	EXPECT_FALSE(guest_is_slow(&g, full));
+	EXPECT_TRUE(guest_is_fast(&g, full));
 	guest_destroy(&g);
 }
 
@@ -141,7 +141,7 @@ TEST_F(owner, fd_that_travels)
 	EXPECT_TRUE(guest_is_slow(&g, full));
 	close(self->sockets[0]);
 	close(self->sockets[1]);
-	EXPECT_FALSE(guest_is_slow(&g, full));
+	EXPECT_TRUE(guest_is_fast(&g, full));
 	guest_destroy(&g);
 }
 
@@ -165,7 +165,7 @@ TEST_F(owner, fd_that_is_inherited)
 	EXPECT_TRUE(guest_is_slow(&g, full));
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	EXPECT_FALSE(guest_is_slow(&g, full));
+	EXPECT_TRUE(guest_is_fast(&g, full));
 	guest_destroy(&g);
 }
 
@@ -397,7 +397,7 @@ TEST_F_TIMEOUT(module, unloads_under_a_running_vm, MODPROBE_S)
 		close(fd);
 		EXPECT_UNLOADS();
 	}
-	EXPECT_FALSE(guest_is_slow(&g, full));
+	EXPECT_TRUE(guest_is_fast(&g, full));
 	guest_destroy(&g);
 }
 
@@ -422,7 +422,8 @@ static void check_stopped(struct __test_metadata *_metadata, int sockets[2],
 	sleep_ns(50 * MS);
 	begin = now_ns();
 	close(fd);
-	EXPECT_LT(now_ns() - begin, 1000 * MS);
+	if (throttle_exact())
+		EXPECT_LT(now_ns() - begin, 1000 * MS);
 	EXPECT_EQ(module_unload(0), EWOULDBLOCK);
 	kill(pid, goes_on_with);
 	EXPECT_UNLOADS();

@@ -216,6 +216,15 @@ double guest_speed(const struct guest *g, u64 ns);
 bool guest_is_slow(const struct guest *g, double full);
 
 /**
+ * guest_is_fast() - does the guest run at full speed?
+ * @g: the guest
+ * @full: its speed without a throttle
+ *
+ * Return: true if so.
+ */
+bool guest_is_fast(const struct guest *g, double full);
+
+/**
  * vm_count() - how many VMs are there on this machine?
  *
  * Return: their number; debugfs has to be mounted.
