@@ -493,14 +493,15 @@ static int kvm_throttle_show(struct seq_file *s, void *unused)
 		   vm->comm,
 		   vm->setting.percent_x100 / 100,
 		   vm->setting.percent_x100 % 100, grid.period_ns);
-	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns\n");
+	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns stall_max_ns\n");
 	xa_for_each(&vm->vcpus, i, v) {
 		kvm_throttle_get_vcpu(v, &state);
-		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu\n",
+		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu %llu\n",
 			   state.vcpu_id, state.tid, state.percent_x100 / 100,
 			   state.percent_x100 % 100, state.period_ns,
 			   state.elapsed_ns, state.throttled_ns, state.windows,
-			   state.interrupted, state.retries, state.late_max_ns);
+			   state.interrupted, state.retries, state.late_max_ns,
+			   state.stall_max_ns);
 	}
 out:
 	mutex_unlock(&vm->lock);

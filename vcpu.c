@@ -199,6 +199,19 @@ out:
 	return HRTIMER_NORESTART;
 }
 
+/* For how long the throttle has kept @v out of the guest since it last might run. */
+static u64 kvm_throttle_stall_ns(const struct kvm_throttle_vcpu *v)
+{
+	return v->stats.throttled_ns - v->stall_from_ns;
+}
+
+static void kvm_throttle_end_stall(struct kvm_throttle_vcpu *v)
+{
+	v->stats.stall_max_ns = max(v->stats.stall_max_ns,
+				    kvm_throttle_stall_ns(v));
+	v->stall_from_ns = v->stats.throttled_ns;
+}
+
 /* The record of this CPU for the grid that @v is on. */
 static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
 {
@@ -267,6 +280,7 @@ static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
 		if (late.first)
 			v->stats.late_max_ns = max(v->stats.late_max_ns,
 						   late.held_ns);
+		kvm_throttle_end_stall(v);
 		v->retry_ns = 0;
 		v->kicked = false;
 		kvm_throttle_start(v, v->clock.close_ns, v->clock.close_ns);
@@ -421,6 +435,8 @@ static void kvm_throttle_start_over(struct kvm_throttle_vcpu *v,
 	v->retry_ns = 0;
 	v->kicked = false;
 	kvm_throttle_release(v);
+	if (!v->grid.period_ns)
+		kvm_throttle_end_stall(v);
 
 	/* Either way kvm_throttle_work() looks at the new grid. */
 	if (v->sleeping)
@@ -503,6 +519,7 @@ static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
 		setting = old->setting;
 		debt_ns = old->clock.debt_ns;
 		v->stats = old->stats;
+		v->stall_from_ns = old->stall_from_ns;
 		raw_spin_unlock_irq(&old->lock);
 		kvm_throttle_drop(old);
 	}
@@ -546,6 +563,8 @@ void kvm_throttle_get_vcpu(struct kvm_throttle_vcpu *v,
 		.interrupted = v->stats.interrupted,
 		.retries = v->stats.retries,
 		.late_max_ns = v->stats.late_max_ns,
+		.stall_max_ns = max(v->stats.stall_max_ns,
+				    kvm_throttle_stall_ns(v)),
 	};
 	raw_spin_unlock_irq(&v->lock);
 

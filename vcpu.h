@@ -103,6 +103,7 @@ struct kvm_throttle_vm {
  * @ran_window: window in which the vCPU last entered the guest
  * @asleep_ns: since when the vCPU has been asleep, while @sleeping
  * @since_ns: when the vCPU was last found at a percentage other than 0
+ * @stall_from_ns: what ->stats.throttled_ns was when it last might run
  * @stats: for KVM_GET_THROTTLE
  *
  * Times are on the VM's grid.
@@ -133,6 +134,7 @@ struct kvm_throttle_vcpu {
 	u64 ran_window;
 	u64 asleep_ns;
 	u64 since_ns;
+	u64 stall_from_ns;
 	struct {
 		u64 elapsed_ns;
 		u64 throttled_ns;
@@ -140,6 +142,7 @@ struct kvm_throttle_vcpu {
 		u64 interrupted;
 		u64 retries;
 		u64 late_max_ns;
+		u64 stall_max_ns;
 	} stats;
 };
 

@@ -5,6 +5,7 @@
  * accuracy_test.c); elsewhere they are far from what a failure looks like.
  */
 #include <errno.h>
+#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
@@ -370,6 +371,49 @@ TEST_F(vcpu, full_speed_after_throttle)
 		sleep_ns(i * MS);
 		EXPECT_EQ(state_of(self->fd, 1).period_ns, 0);
 	}
+}
+
+/* What the module and the guest say is the same, where time is exact. */
+#define EXPECT_STALL_SEEN() do {					\
+	double seen_ms = self->guest.reports[0].gap_cycles /		\
+			 (double)self->guest.clock_khz;			\
+	double told_ms = state_of(self->fd, 0).stall_max_ns / 1e6;	\
+									\
+	EXPECT_TRUE(!throttle_exact() || fabs(seen_ms - told_ms) < 0.2) { \
+		TH_LOG("told: %.3f ms, seen: %.3f ms", told_ms, seen_ms); \
+	}								\
+} while (0)
+
+TEST_F(vcpu, longest_stall)
+{
+	u64 told_ns;
+	int i;
+
+	START(GUEST_WORK, 1);
+	EXPECT_EQ(state_of(self->fd, 0).stall_max_ns, 0);
+	ASSERT_EQ(throttle_set(self->fd, 8000, 100 * MS), 0);
+	self->guest.reports[0].gap_cycles = 0;
+	sleep_ns(500 * MS);
+	EXPECT_STALL_SEEN();
+	told_ns = state_of(self->fd, 0).stall_max_ns;
+	EXPECT_GT(told_ns, 79 * MS);
+
+	/* Shorter ones don't change it. */
+	set(self->fd, 5000);
+	sleep_ns(100 * MS);
+	EXPECT_TRUE(!throttle_exact() ||
+		    state_of(self->fd, 0).stall_max_ns == told_ns);
+
+	/* Full speed ends one.  They are parts of the same window. */
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(throttle_set(self->fd, 9999, 1000 * MS), 0);
+		sleep_ns(300 * MS);
+		/* It counts before it is over. */
+		EXPECT_GT(state_of(self->fd, 0).stall_max_ns, 145 * MS);
+		set(self->fd, 0);
+		sleep_ns(20 * MS);
+	}
+	EXPECT_STALL_SEEN();
 }
 
 TEST_F(vcpu, time_does_not_go_backwards)

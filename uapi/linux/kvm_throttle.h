@@ -24,7 +24,7 @@
  * Grows when something is added that a program may want to ask for; what is
  * here now keeps its meaning.
  */
-#define KVM_THROTTLE_API_VERSION	1
+#define KVM_THROTTLE_API_VERSION	2
 
 /* A percentage is given in hundredths of a percent: 8000 is 80 %. */
 #define KVM_THROTTLE_PERCENT_MAX	9999
@@ -91,6 +91,8 @@ struct kvm_throttle {
  * @retries: times that a sleep window found the vCPU's thread outside KVM_RUN
  * @late_max_ns: worst lateness of a window's start or end so far, which later
  *	windows have repaid or will
+ * @stall_max_ns: the longest that the throttle kept the vCPU out of guest mode
+ *	at a time, that which lasts still included; 0 before version 2
  * @reserved: 0
  */
 struct kvm_throttle_vcpu_state {
@@ -105,7 +107,8 @@ struct kvm_throttle_vcpu_state {
 	__u64 interrupted;
 	__u64 retries;
 	__u64 late_max_ns;
-	__u64 reserved[2];
+	__u64 stall_max_ns;
+	__u64 reserved;
 };
 
 /**
