@@ -67,6 +67,11 @@ static double late_max(const struct kvm_throttle_vcpu_state *vcpu)
 	return vcpu->late_max_ns / 1e9;
 }
 
+static double stall_max(const struct kvm_throttle_vcpu_state *vcpu)
+{
+	return vcpu->stall_max_ns / 1e9;
+}
+
 static const struct metric metrics[] = {
 	{ "target_ratio", "gauge",
 	  "Share of the time that the vCPU is to be kept out of guest mode.",
@@ -88,6 +93,9 @@ static const struct metric metrics[] = {
 	{ "late_max_seconds", "gauge",
 	  "Worst lateness of a window so far, which later windows make up for.",
 	  late_max },
+	{ "stall_max_seconds", "gauge",
+	  "Longest that the throttle kept the vCPU out of guest mode at a time.",
+	  stall_max },
 };
 
 static void print_label(FILE *file, const char *name, const char *value)

@@ -88,6 +88,7 @@ struct history {
  * @before: the one before; has no vCPUs if there is none
  * @average: the vCPUs' share in the last interval
  * @stall_ns: mean length of their sleeps then, NAN if there were none
+ * @longest_ns: the longest of them all so far, NAN if there were none
  * @late_ns: worst lateness of them all so far
  * @off_target: one of them was too far off its target
  * @seen: it was found this time
@@ -100,6 +101,7 @@ struct entry {
 	struct throttle before;
 	struct average average;
 	double stall_ns;
+	double longest_ns;
 	double late_ns;
 	bool off_target;
 	bool seen;
@@ -318,6 +320,21 @@ static void format_stall(char *text, const struct row *row)
 	format_number(text, ns / 1e6, "%.3f");
 }
 
+/* An older module doesn't tell. */
+static double longest_ns(const struct kvm_throttle_vcpu_state *vcpu)
+{
+	return vcpu->stall_max_ns ? vcpu->stall_max_ns : NAN;
+}
+
+static void format_longest(char *text, const struct row *row)
+{
+	const struct entry *e = row->entry;
+	double ns = row->vcpu < 0 ? e->longest_ns :
+				    longest_ns(&e->now.vcpus[row->vcpu]);
+
+	format_number(text, ns / 1e6, "%.3f");
+}
+
 static void format_late(char *text, const struct row *row)
 {
 	const struct entry *e = row->entry;
@@ -349,12 +366,13 @@ static const struct column columns[] = {
 	{ "PID", 7, 0, 'p', by_pid, format_pid },
 	{ "VM", -12, 0, 'v', by_name, format_name },
 	{ "BY PID", 7, 0, 'b', by_owner, format_owner },
-	{ "BY", -15, 104, 0, NULL, format_owner_name },
+	{ "BY", -15, 112, 0, NULL, format_owner_name },
 	{ "vCPUs", 5, 0, 'c', by_vcpus, format_vcpus },
 	{ "TARGET", 6, 0, 't', by_target, format_target },
 	{ "NOW %", 6, 0, 'n', by_share, format_share },
 	{ "MEAN %", 6, 90, 0, NULL, format_mean },
 	{ "STALL ms", 8, 0, 's', by_stall, format_stall },
+	{ "LONGEST", 8, 96, 0, NULL, format_longest },
 	{ "LATE us", 8, 0, 'l', by_late, format_late },
 };
 
@@ -400,6 +418,7 @@ static void update_entry(struct entry *e, const struct throttle *now)
 		err(EXIT_FAILURE, "list of vCPUs");
 
 	e->late_ns = NAN;
+	e->longest_ns = NAN;
 	e->stall_ns = 0;
 	e->off_target = false;
 	e->average = view_average(now, &e->before);
@@ -412,6 +431,7 @@ static void update_entry(struct entry *e, const struct throttle *now)
 		if (!fresh)
 			remember(&e->vcpus[i], v.share);
 		e->late_ns = fmax(e->late_ns, now->vcpus[i].late_max_ns);
+		e->longest_ns = fmax(e->longest_ns, longest_ns(&now->vcpus[i]));
 		e->off_target |= !v.idle &&
 				 fabs(v.share - v.target) > OFF_TARGET_PERCENT;
 		if (!isnan(v.stall_ns)) {

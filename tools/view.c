@@ -359,6 +359,7 @@ static struct json_object *json_vcpu(const struct throttle *now,
 		{ "interrupted", vcpu->interrupted },
 		{ "retries", vcpu->retries },
 		{ "late_max_ns", vcpu->late_max_ns },
+		{ "stall_max_ns", vcpu->stall_max_ns },
 	};
 	struct json_object *json = json_object_new_object();
 	struct delta last = delta_of(now, before, i);

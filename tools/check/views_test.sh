@@ -137,8 +137,14 @@ run stat --interval 500ms --count 2 --json --pid "$vm"
 [ $status -eq 0 ] && [ "$(wc -l <"$dir/out")" -eq 2 ] && json "
 v['vm'] == {'pid': $vm, 'command': 'spin_vm', 'name': 'we\"b\\\\1'} and
 [c['idle'] for c in v['vcpus']] == [False, True] and
-abs(v['vcpus'][0]['interval_percent'] - 80) < 1"
+abs(v['vcpus'][0]['interval_percent'] - 80) < 1 and
+3.9e6 < v['vcpus'][0]['stall_max_ns'] < 13e6 and v['vcpus'][1]['stall_max_ns'] == 0"
 result 'stat: JSON for each interval'
+json "
+(lambda old, new: abs(new['interval_percent'] - 100 * (new['throttled_ns'] -
+old['throttled_ns']) / (new['elapsed_ns'] - old['elapsed_ns'])) < 0.006)(
+*(line['vcpus'][0] for line in lines))"
+result "stat: an interval's share is that of its time"
 
 run stat --prometheus "$dir/a.prom"
 ln "$dir/a.prom" "$dir/old.prom"
@@ -146,10 +152,13 @@ ln "$dir/a.prom" "$dir/old.prom"
 value('vms') == 1 and value('complete') == 1 and
 value('target_ratio', vcpu='0') == 0.8 and
 value('period_seconds', vcpu='7', pid='$vm', owner_pid='$holder') == 0.005 and
+{tuple(k for k, v in labels) for name, labels in series if labels} ==
+{('vm', 'command', 'pid', 'owner', 'owner_pid', 'owner_fd', 'vcpu')} and
 0.7 < value('throttled_seconds_total', vcpu='0', vm=r'we\\\"b\\\\1') /
 value('elapsed_seconds_total', vcpu='0') < 0.9 and
 value('windows_total', vcpu='7', command='spin_vm', owner='$name') == 0 and
 0 < value('late_max_seconds', vcpu='0') < 1 and
+0.0039 < value('stall_max_seconds', vcpu='0') < 0.013 and
 value('interrupted_total', vcpu='0') == 0 and
 value('retries_total', vcpu='0') == 0"
 result 'stat: a file for Prometheus'
@@ -215,12 +224,22 @@ LC_ALL=C "$on_terminal" 24x120 3 key:e 1 key:q -- "$command" top --interval 300m
 [ $? -eq 0 ] &&
 	drawn "$vm web7 +$holder $name +2 +80\.00" &&
 	drawn '1 VM, 2 vCPUs, 1 idle; every 0.3 s' &&
-	drawn 'vCPU 0 +80\.00 +(79\.|80\.)' &&
+	drawn 'vCPU 0 +80\.00 +(79|80)\.[0-9]+ +(79|80)\.[0-9]+ +8\.[0-9]+ +(8|1[0-9]|2[0-6])\.[0-9]+ +[0-9]+\.[0-9] ' &&
 	drawn 'vCPU 3 +80\.00 +idle' &&
 	grep -qF "$(tput rmcup)" "$dir/out"
 result 'top: a VM, and its vCPUs'
 grep -qF '*' "$dir/out" && ! grep -q '▇' "$dir/out"
 result 'top: the share over time, in ASCII'
+end_holder TERM
+# Of a second, the vCPU runs 200 ms: most intervals are either all or nothing.
+hold --period 1s 80
+LC_ALL=C "$on_terminal" 24x120 3 key:e 0.4 key:e 0.4 key:e 0.4 key:e 0.4 key:e 0.4 key:e \
+	0.4 key:e 1 key:q -- "$command" top --interval 300ms >"$dir/out"
+[ $? -eq 0 ] && drawn 'vCPU 0 +80\.00 +100\.00 ' && grep -qF '#' "$dir/out" &&
+	grep -q '[_.:-=]#' "$dir/out" && grep -qF "$(tput setaf 3)" "$dir/out"
+result 'top: what was, not what was to be'
+end_holder TERM
+hold 80
 LC_ALL=C.UTF-8 "$on_terminal" 24x120 3 key:q -- "$command" top --interval 300ms >"$dir/out"
 grep -q '▇' "$dir/out"
 result 'top: the share over time, in UTF-8'
