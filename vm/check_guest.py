@@ -4,11 +4,15 @@
 
 Boots the guest of vm/demo-guest.c and looks at two things: the steal time that it
 counts, and what its kernel complains of: soft lockups, RCU stalls, clocksources.
-Prints TAP.
+While QEMU's own timer throttles it, kvm-throttle-meter has to see what its memory
+shows. Prints TAP.
 """
+import json
 import os
 import re
+import select
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +23,7 @@ from linux_guest import CONSOLE, Failed, Guest, Throttle
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), '../bench/migration'))
 from migration import Qmp, wait_until  # pylint: disable=wrong-import-position
 
+METER = '/build/src/tools/meter/kvm-throttle-meter'
 MONITOR = '/tmp/check-guest-monitor'
 
 # The guest's kernel is to tell all warnings, and to watch its clocks.
@@ -39,6 +44,12 @@ TIMER_PERCENT = 99
 
 # A stop for so long has to be a soft lockup to the guest.
 STOP_S = 40
+
+# How often to look whether the guest has dirtied a page, and what that may be off.
+LOOK_S = 0.004
+METER_BOUND_POINTS = 0.2
+METER_BOUND_S = 3 * LOOK_S
+LONG_S = 0.1
 
 # Time for the guest to say what it has to say.
 SETTLE_S = 3
@@ -123,7 +134,56 @@ def module(tests, guest):
                  f'steal time {steal:.2f} s, throttled {throttled:.2f} s')
 
 
-def qemu_timer(guest):
+def watch(guest, stream):
+    """Look what the guest has done, until something comes from the stream.
+
+    Returns when each look was, and how many pages had been dirtied.
+    """
+    looks = []
+    while not looks or not select.select((stream,), (), (), LOOK_S)[0]:
+        looks.append((time.monotonic(), guest.counts()[0]))
+    return looks
+
+
+def judge(looks):
+    """For which share the guest ran, in percent, and its long stalls in order, in s."""
+    ran_at = looks[0][0]
+    ran_s = 0
+    stalls_s = []
+    for (last, before), (now, count) in zip(looks, looks[1:]):
+        if count == before:
+            continue
+        # On average it began and ended in the middle between two looks.
+        if ran_at != last:
+            stalls_s.append(now - ran_at)
+            ran_s -= now - last
+        ran_s += now - last
+        ran_at = now
+    return 100 * ran_s / (looks[-1][0] - looks[0][0]), sorted(s for s in stalls_s if s >= LONG_S)
+
+
+def meter(tests, guest):
+    """The meter, which knows nothing of QEMU's timer, sees what the guest's memory shows."""
+    with subprocess.Popen((METER, f'--pid={guest.process.pid}', f'--for={COMPLAIN_S}s', '--json'),
+                          stdout=subprocess.PIPE) as process:
+        looks = watch(guest, process.stdout)
+        vcpu, = json.load(process.stdout)['vcpus']
+    start = looks[-1][0] - vcpu['elapsed_ns'] / 1e9
+    share, stalls_s = judge([look for look in looks if look[0] >= start])
+    metered_s = vcpu['stalls']['longest_ns'] / 1e9
+    # To the guest, KVM's work on its page faults isn't a stall.
+    metered = 100 * (vcpu['guest_ns'] + vcpu['host_ns']) / vcpu['elapsed_ns']
+    # It may be in guest mode for so short that it dirties no page.
+    tests.result(abs(metered - share) <= METER_BOUND_POINTS and
+                 statistics.median(stalls_s) - METER_BOUND_S <= metered_s <=
+                 stalls_s[-1] + METER_BOUND_S,
+                 f"QEMU's timer at {TIMER_PERCENT} %: the meter says {metered:.2f} % on a CPU "
+                 f"({vcpu['guest_percent']:.2f} % in guest mode), longest stall "
+                 f"{1e3 * metered_s:.1f} ms; the guest's memory {share:.2f} %, "
+                 f'median {1e3 * statistics.median(stalls_s):.1f}, longest {1e3 * stalls_s[-1]:.1f} ms')
+
+
+def qemu_timer(tests, guest):
     """For comparison."""
     console = console_size()
     steal = guest.steal_s()[0]
@@ -136,7 +196,7 @@ def qemu_timer(guest):
     wait_until(lambda: qmp('query-migrate').get('cpu-throttle-percentage') == TIMER_PERCENT,
                f"a throttle of {TIMER_PERCENT} % by QEMU's timer")
     qmp('migrate-set-parameters', max_bandwidth=HOLD_BANDWIDTH)
-    time.sleep(COMPLAIN_S)
+    meter(tests, guest)
     if qmp('query-migrate').get('cpu-throttle-percentage') != TIMER_PERCENT:
         raise Failed(f'{TIMER_PERCENT} % was not held')
     qmp('migrate_cancel')
@@ -170,7 +230,7 @@ def main():
         print('TAP version 13', flush=True)
         measure_steal(tests, guest)
         module(tests, guest)
-        qemu_timer(guest)
+        qemu_timer(tests, guest)
         stopped(tests, guest)
     finally:
         if guest:
