@@ -105,8 +105,9 @@ until [ "$(cat /proc/$sleeper/comm)" = "$name" ]; do
 done
 expect 1 "process $sleeper (?\[31mred) has no" --pid $sleeper 80
 
-# recording OPEN_NS CLOSE_NS OFF_NS: two vCPUs, three windows each, the last of
-# which opens and closes so late, or is off the grid
+# recording OPEN_NS CLOSE_NS OFF_NS CPU: two vCPUs, three windows each, the last of
+# which opens and closes so late, or is off the grid; CPU 0 is that of the first,
+# CPU that of the second
 recording()
 {
 	echo '{"type":"recording","version":1,"time_ns":1000000,"unix_time":1.000}'
@@ -114,9 +115,9 @@ recording()
 	echo '{"type":"set","vm":1,"vcpu":null,"time_ns":1000000,"percent":80.00,"period_ns":10000000,"run_ns":2000000}'
 	for vcpu in 0 1; do
 		for n in 1 2 3; do
-			open=$((n * 10000000)) late=0 longer=0
+			open=$((n * 10000000)) late=0 longer=0 cpu=$((vcpu * $4))
 			[ $vcpu$n != 13 ] || open=$((open + $3)) late=$1 longer=$2
-			echo "{\"type\":\"window\",\"vm\":1,\"vcpu\":$vcpu,\"window\":$n,\"cpu\":$vcpu,\"slept\":true,\"planned_open_ns\":$open,\"planned_close_ns\":$((open + 2000000)),\"open_ns\":$((open + late)),\"close_ns\":$((open + 2000000 + longer)),\"sleep_ns\":$((open + 2010000 + longer)),\"sleep_until_ns\":$((open + 10000000)),\"signals\":0,\"retries\":0}"
+			echo "{\"type\":\"window\",\"vm\":1,\"vcpu\":$vcpu,\"window\":$n,\"cpu\":$cpu,\"slept\":true,\"planned_open_ns\":$open,\"planned_close_ns\":$((open + 2000000)),\"open_ns\":$((open + late)),\"close_ns\":$((open + 2000000 + longer)),\"sleep_ns\":$((open + 2010000 + longer)),\"sleep_until_ns\":$((open + 10000000)),\"signals\":0,\"retries\":0}"
 		done
 	done
 	echo '{"type":"end","time_ns":50000000,"lost_events":0}'
@@ -124,9 +125,9 @@ recording()
 
 echo '{"type":"vm"}' >"$dir/bad"
 expect 1 'line 1: it is of no known type' plot "$dir/bad" "$dir/a.svg"
-recording 0 0 0 | head -n 3 >"$dir/bad"
+recording 0 0 0 1 | head -n 3 >"$dir/bad"
 expect 1 'has no windows' plot "$dir/bad" "$dir/a.svg"
-recording 0 0 0 >"$dir/good"
+recording 0 0 0 1 >"$dir/good"
 expect 1 'there are no windows from 9' plot --from 9s "$dir/good" "$dir/a.svg"
 expect 1 'too many to be seen' plot --for 1h "$dir/good" "$dir/a.svg"
 expect 1 'No such file' plot "$dir/none" "$dir/a.svg"
@@ -138,28 +139,33 @@ PATH=$path
 result 'gnuplot is missing'
 if command -v gnuplot >"$dir/out"; then
 	expect 1 '/dev/full: No space left' plot "$dir/good" /dev/full
-	# The box in the legend is always there.
-	red='rgb(217,  48,  26)'
-	for how in '0 0 0' '300000 0 0' '0 300000 0' '0 0 300000'; do
+	# boxes COLOUR: how many are of it, but for that of the legend
+	boxes()
+	{
+		echo $(($(grep -oF "rgb($1)" "$dir/late.svg" | wc -l) - 1))
+	}
+	for how in '0 0 0 1' '300000 0 0 1' '0 300000 0 1' '0 0 300000 1' '300000 0 0 0'; do
 		# shellcheck disable=SC2086 # several numbers
 		recording $how >"$dir/late"
 		run plot "$dir/late" "$dir/late.svg"
-		reds=$(grep -oF "$red" "$dir/late.svg" | wc -l)
 		case $how in
-		'0 0 0')
-			none=$reds
-			off=0 said='opened 0.0 µs late on average, 0.0 µs at worst; closed 0.0' ;;
-		'300000 0 0')
+		'300000 0 0 1')
 			off=1 said='opened 50.0 µs late on average, 300.0 µs at worst; closed 0.0' ;;
-		'0 300000 0')
+		'0 300000 0 1')
 			off=1 said='closed 50.0 µs late on average, 300.0 µs at worst' ;;
-		*)
+		'0 0 300000 1')
 			off=1 said='opened 0.0 µs late on average, 0.0 µs at worst; closed 0.0' ;;
+		*)
+			off=0 said='opened 0.0 µs late on average, 0.0 µs at worst; closed 0.0' ;;
 		esac
 		[ $status -eq 0 ] && grep -q '>vCPU 1<' "$dir/late.svg" &&
 			grep -q "; $off of 6 windows off" "$dir/late.svg" &&
-			grep -q "$said" "$dir/late.svg" && [ $((reds > none)) -eq $off ]
-		result "a picture of a window that opens, closes, is off the grid by: $how ns"
+			grep -q "$said" "$dir/late.svg"
+		result "a picture of a window that opens, closes, is off the grid by, on CPU: $how"
+		# On the grid, as planned, as they were, off their plan.
+		[ "$(boxes '228, 228, 236') $(boxes ' 32,  32,  32') $(boxes ' 42, 127, 184') $(boxes '217,  48,  26')" = \
+			"12 6 $((6 - off)) $off" ]
+		result 'its boxes'
 	done
 else
 	echo "# SKIP pictures: gnuplot isn't there"

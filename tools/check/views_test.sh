@@ -224,7 +224,7 @@ LC_ALL=C "$on_terminal" 24x120 3 key:e 1 key:q -- "$command" top --interval 300m
 [ $? -eq 0 ] &&
 	drawn "$vm web7 +$holder $name +2 +80\.00" &&
 	drawn '1 VM, 2 vCPUs, 1 idle; every 0.3 s' &&
-	drawn 'vCPU 0 +80\.00 +(79|80)\.[0-9]+ +(79|80)\.[0-9]+ +8\.[0-9]+ +(8|1[0-9]|2[0-6])\.[0-9]+ +[0-9]+\.[0-9] ' &&
+	drawn 'vCPU 0 +80\.00 +(79|80)\.[0-9]+ +(79|80)\.[0-9]+ +8\.[0-9]+ +(8|1[0-9]|2[0-6])\.[0-9]+ +[1-9][0-9]*\.[0-9] ' &&
 	drawn 'vCPU 3 +80\.00 +idle' &&
 	grep -qF "$(tput rmcup)" "$dir/out"
 result 'top: a VM, and its vCPUs'
@@ -300,7 +300,7 @@ result 'record: the windows of a second'
 recorded "$dir/a.rec" "
 [w['window'] for w in of('window')] ==
 list(range(of('window')[0]['window'], of('window')[-1]['window'] + 1)) and
-all(w['planned_open_ns'] <= w['open_ns'] < w['close_ns'] <= w['sleep_ns'] <
+all(w['planned_open_ns'] < w['open_ns'] < w['close_ns'] <= w['sleep_ns'] <
 w['sleep_until_ns'] and w['slept'] and not w['signals'] and not w['retries'] and
 w['cpu'] is not None and w['close_ns'] >= w['planned_close_ns']
 for w in of('window')[:-1])"
