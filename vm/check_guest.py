@@ -102,7 +102,7 @@ def throttle_for(guest, percent, seconds):
     with Throttle(guest, percent) as throttle:
         throttle.wait()
         time.sleep(seconds)
-        vcpu = throttle.status()[0]['vcpus'][0]
+    vcpu = throttle.vcpus[0]
     return (guest.steal_s()[0] - before, vcpu['throttled_ns'] / 1e9,
             vcpu['elapsed_ns'] / 1e9)
 

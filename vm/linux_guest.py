@@ -94,12 +94,16 @@ class Guest:
 
 
 class Throttle:
-    """Keeps a guest throttled while in a `with` block."""
+    """Keeps a guest throttled while in a `with` block.
+
+    After that, vcpus is what kvm-throttle said of them at its end.
+    """
 
     def __init__(self, guest, percent):
         self.pid = f'--pid={guest.process.pid}'
         self.percent = percent
         self.process = None
+        self.vcpus = None
 
     def status(self):
         """What kvm-throttle says of the VM."""
@@ -124,14 +128,16 @@ class Throttle:
 
     def __enter__(self):
         self.process = subprocess.Popen(
-            (KVM_THROTTLE, self.pid, '--quiet', '--interval=1h', str(self.percent)),
-            stdout=subprocess.DEVNULL)
+            (KVM_THROTTLE, self.pid, '--quiet', '--json', '--interval=1h',
+             str(self.percent)), stdout=subprocess.PIPE)
         return self
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGINT)
-        if self.process.wait():
+        said = self.process.communicate()[0]
+        if self.process.returncode:
             raise Failed('kvm-throttle failed')
+        self.vcpus = json.loads(said)['vcpus']
 
 
 def mend_emulator():
