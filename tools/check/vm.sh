@@ -70,10 +70,11 @@ throttled()
 	"$command" stat --pid "$vm" | grep -q throttled.by
 }
 
-# wait_for CONDITION...: at most 10 seconds
+# wait_for CONDITION...: at most 100 seconds, of which starting a large program may
+# take many: virtual time runs ahead while the machine waits for its disk
 wait_for()
 {
-	for _ in $(seq 100); do
+	for _ in $(seq 1000); do
 		"$@" && return
 		sleep 0.1
 	done
