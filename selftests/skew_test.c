@@ -92,7 +92,7 @@ TEST_F(skew, set_and_get)
 		nanosleep(&a_while, NULL);
 		get.nr_vcpus = NR_VCPUS;
 		ASSERT_EQ(ioctl(self->fd, KVM_GET_THROTTLE, &get), 0);
-	} while (!(states[0].throttled_ns && states[1].throttled_ns) &&
+	} while (!(states[0].windows && states[1].windows) &&
 		 ++tries < 300);
 
 	EXPECT_EQ(get.nr_vcpus, NR_VCPUS);

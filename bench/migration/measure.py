@@ -36,7 +36,7 @@ LIMIT_S = 30
 # the limit, for which its threads take 2 % of the only CPU at 0 %, but less of the run
 # windows at 50 %, where they use the sleep windows too. Throttles seem a little weak.
 PERCENTAGES = 20, 50, 80, 90, 99
-HOLD_PAGES = 512
+HOLD_PAGES = 2048
 HOLD_SPIN = 2000
 HOLD_SETTINGS = {'max_bandwidth': 4 << 20, 'downtime_limit': 1}
 HOLD_BANDWIDTH = 8 << 10
