@@ -32,13 +32,14 @@ LIMIT_S = 30
 # How exactly a percentage is held, the guest's work tells, if a unit of it takes the
 # same time always. But dirtying a page costs a fault once in each iteration. So when
 # the percentage is there, no more pages are dirtied, and the bandwidth is so low that
-# the iteration doesn't end. It isn't quite fair: QEMU sends 128 KiB each 100 ms whatever
-# the limit, for which its threads take 2 % of the only CPU at 0 %, but less of the run
-# windows at 50 %, where they use the sleep windows too. Throttles seem a little weak.
+# the iteration doesn't end. That is 1.3 MB/s: QEMU sends 128 KiB each 100 ms whatever
+# the limit. It isn't quite fair: its threads take 2 % of the only CPU for that at 0 %,
+# but less of the run windows at 50 %, where they use the sleep windows too. Throttles
+# seem a little weak.
 PERCENTAGES = 20, 50, 80, 90, 99
-HOLD_PAGES = 2048
+HOLD_PAGES = 6144
 HOLD_SPIN = 2000
-HOLD_SETTINGS = {'max_bandwidth': 4 << 20, 'downtime_limit': 1}
+HOLD_SETTINGS = {'max_bandwidth': 16 << 20, 'downtime_limit': 1}
 HOLD_BANDWIDTH = 8 << 10
 HOLD_S = 10
 SETTLE_S = 0.3
@@ -48,6 +49,7 @@ SETTLE_S = 0.3
 # rest, here it is a whole working set, about as much as above: all is written to again
 # while the destination stands still.
 SWITCH_PAGES = 512
+SWITCH_WAITS = {'max_bandwidth': 4 << 20, 'downtime_limit': 1}
 SWITCH_SETTINGS = {'avail_switchover_bandwidth': 1 << 30, 'downtime_limit': 300}
 SWITCH_RUNS = 9
 SWITCH_PHASE_S = 0.0137
@@ -210,7 +212,7 @@ def switch_over(variant, run):
     """The downtime of a migration at 99 % with all of the working set left, and that."""
     workload = Workload(pages=SWITCH_PAGES, spin=SPIN)
     with Qemu(variant.binary, workload) as source, source.destination() as destination:
-        source.start_migration(destination, **HOLD_SETTINGS,
+        source.start_migration(destination, **SWITCH_WAITS,
                                cpu_throttle_initial=99, max_cpu_throttle=99)
         source.wait_for_percentage(99)
         destination.process.send_signal(signal.SIGSTOP)
