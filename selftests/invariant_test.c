@@ -88,11 +88,15 @@ static void start(struct watch *w, enum guest_kind kind, int nr_vcpus)
 		    !throttle_set(w->fd, PERCENT_X100, PERIOD_NS), "throttle");
 }
 
-/* Calls @act every @ns, until there have been enough windows. */
-static void go_on(struct __test_metadata *_metadata, struct watch *w,
+static u64 enough_windows(void)
+{
+	return throttle_exact() ? EXACT_WINDOWS : ROUGH_WINDOWS;
+}
+
+/* Calls @act every @ns, until there have been @wanted windows. */
+static void go_on(struct __test_metadata *_metadata, struct watch *w, u64 wanted,
 		  u64 ns, void (*act)(struct watch *w, u64 round))
 {
-	u64 wanted = throttle_exact() ? EXACT_WINDOWS : ROUGH_WINDOWS;
 	u64 end = now_ns() + GIVE_UP_NS, round;
 
 	for (round = 0; w->counts->windows < wanted && now_ns() < end; round++) {
@@ -124,7 +128,7 @@ static void nothing(struct watch *w, u64 round)
 TEST_F_TIMEOUT(invariant, work, 300)
 {
 	start(&self->w, GUEST_WORK, 1);
-	go_on(_metadata, &self->w, 50 * MS, nothing);
+	go_on(_metadata, &self->w, enough_windows(), 50 * MS, nothing);
 }
 
 static void send_signal(struct watch *w, u64 round)
@@ -136,7 +140,8 @@ static void send_signal(struct watch *w, u64 round)
 TEST_F_TIMEOUT(invariant, signals, 300)
 {
 	start(&self->w, GUEST_WORK, 1);
-	go_on(_metadata, &self->w, throttle_exact() ? 310000 : 5 * MS, send_signal);
+	go_on(_metadata, &self->w, enough_windows(),
+	      throttle_exact() ? 310000 : 5 * MS, send_signal);
 	EXPECT_GT(self->w.counts->signals, throttle_exact() ? EXACT_WINDOWS : 0);
 	EXPECT_GT(self->w.counts->retries, 0);
 }
@@ -145,7 +150,7 @@ TEST_F_TIMEOUT(invariant, signals, 300)
 TEST_F_TIMEOUT(invariant, exits, 300)
 {
 	start(&self->w, GUEST_IO, 1);
-	go_on(_metadata, &self->w, 50 * MS, nothing);
+	go_on(_metadata, &self->w, enough_windows(), 50 * MS, nothing);
 	EXPECT_GT(self->w.guest.reports[0].exits, self->w.counts->windows);
 }
 
@@ -161,13 +166,13 @@ static void move(struct watch *w, u64 round)
 			    "pthread_setaffinity_np");
 }
 
-/* Threads move from one CPU to the other. */
+/* Threads move from one CPU to the other; time is exact with one only. */
 TEST_F_TIMEOUT(invariant, migration, 300)
 {
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "needs two CPUs");
 	start(&self->w, GUEST_WORK, 2);
-	go_on(_metadata, &self->w, 1300000, move);
+	go_on(_metadata, &self->w, EXACT_WINDOWS, 1300000, move);
 }
 
 /* A vCPU is added, or moves to another thread. */
@@ -188,7 +193,7 @@ static void plug(struct watch *w, u64 round)
 TEST_F_TIMEOUT(invariant, hotplug, 300)
 {
 	start(&self->w, GUEST_WORK, 1);
-	go_on(_metadata, &self->w, 130 * MS, plug);
+	go_on(_metadata, &self->w, enough_windows(), 130 * MS, plug);
 	EXPECT_GT(self->w.guest.nr_vcpus, 1);
 }
 
