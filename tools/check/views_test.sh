@@ -411,7 +411,10 @@ if command -v bpftrace >"$dir/out"; then
 	env --default-signal=INT bpftrace "$(dirname "$0")/../kvm-throttle-stalls.bt" \
 		>"$dir/job" 2>&1 &
 	job=$!
-	wait_for grep -q 'Watching all' "$dir/job"
+	# It compiles first.
+	for _ in 1 2 3; do
+		wait_for grep -q 'Watching all' "$dir/job" && break
+	done
 	sleep 1
 	end_holder TERM
 	hold 50
