@@ -30,6 +30,10 @@ migration-guest:
 simulator:
 	$(MAKE) -C bench/converge
 
+.PHONY: bench-peers
+bench-peers: selftests
+	$(MAKE) -C bench/peers
+
 .PHONY: install
 install: modules		## install the module, and the command if it was made
 	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs every measurement of bench/peers/run in the machine of vm/vm.
+
+Writes JSON: a list of what bench/peers/peers has printed, with what it was asked. Lines
+that begin with "bench:" are progress.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+PEERS = './bench/peers/peers'
+
+OURS = 'kvm_throttle'
+TIMERS = 'vm-timer', 'vcpu-timers'
+CGROUPS_VCPU = 'cpu.max-vcpu-100ms', 'cpu.max-vcpu-10ms'
+CGROUPS_VM = 'cpu.max-vm-100ms', 'cpu.max-vm-10ms'
+STOPS = 'pause-resume', 'sigstop'
+ALL = (OURS,) + TIMERS + CGROUPS_VCPU + CGROUPS_VM + STOPS
+
+# Hundredths of a percent. At 99.9 %, every one of many vCPUs would have its turn on the
+# CPU only once in minutes.
+MANY_TARGETS = 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 9500, 9900
+ONE_TARGETS = MANY_TARGETS + (9990,)
+QUICK_TARGETS = 2000, 5000, 9000, 9900
+
+# Full speed, for a target.
+UNTHROTTLED = 0
+
+
+class Bench:
+    """Measurements and their results."""
+
+    def __init__(self, total):
+        self.runs = []
+        self.total = total
+        self.start = time.monotonic()
+
+    def run(self, measure, *arguments, **labels):
+        command = [PEERS, measure] + [str(argument) for argument in arguments]
+        print(f'bench: {len(self.runs) + 1} of {self.total}: {" ".join(command[1:])}',
+              flush=True)
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        result = json.loads(output.decode().splitlines()[-1])
+        self.runs.append(dict(labels, measure=measure, **result))
+
+
+def plan(quick):
+    """Yields arguments of Bench.run(), and labels for the result."""
+    ms = 2000
+    for vcpus in (1, 22) if quick else (1, 4, 22):
+        targets = QUICK_TARGETS if quick else ONE_TARGETS if vcpus == 1 else MANY_TARGETS
+        for peer in ALL:
+            yield (('share', peer, 'work', 1, vcpus, ms) + targets,
+                   {'what': 'accuracy', 'peer': peer, 'vcpus': vcpus})
+    sizes = (1, 64) if quick else (1, 4, 22, 64)
+    for vcpus in sizes:
+        for peer in (OURS, 'vm-timer') if quick else (OURS,) + TIMERS + CGROUPS_VCPU + STOPS:
+            yield (('cost', peer, vcpus, ms, 5000),
+                   {'what': 'cost', 'peer': peer, 'vcpus': vcpus})
+        yield ('floor', vcpus, ms), {'what': 'floor', 'vcpus': vcpus}
+    for vcpus in (1,) if quick else (1, 22):
+        yield (('latency', 'none', vcpus, UNTHROTTLED, 8),
+               {'what': 'latency', 'peer': 'none', 'vcpus': vcpus})
+        for peer in ALL:
+            yield (('latency', peer, vcpus, 9900, 4 if quick else 8),
+                   {'what': 'latency', 'peer': peer, 'vcpus': vcpus})
+    for guest in 'lock', 'token':
+        for peer in ALL:
+            yield (('share', peer, guest, 1, 4, ms if quick else 4000, 5000, 9000),
+                   {'what': guest, 'peer': peer, 'vcpus': 4})
+    for vms, vcpus in ((1, 64), (32, 2)):
+        for peer in (OURS,) if quick else (OURS, 'vm-timer') + CGROUPS_VM + STOPS:
+            yield (('share', peer, 'work', vms, vcpus, ms) + (5000, 9000),
+                   {'what': 'scale', 'peer': peer, 'vcpus': vcpus, 'vms': vms})
+    for loaded in True, False:
+        yield ('speed', 1, 2 * ms), {'what': 'idle', 'loaded': loaded}
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--quick', action='store_true', help='less of everything')
+    parser.add_argument('--only', help='only what has this name: accuracy, cost, floor, '
+                        'latency, lock, token, scale or idle')
+    parser.add_argument('--output', required=True)
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
+    runs = [(arguments, labels) for arguments, labels in plan(options.quick)
+            if options.only in (None, labels['what'])]
+    bench = Bench(len(runs))
+    subprocess.run(('modprobe', 'kvm_throttle'), check=True)
+    for arguments, labels in runs:
+        if not labels.get('loaded', True):
+            subprocess.run(('modprobe', '-r', 'kvm_throttle'), check=True)
+        bench.run(*arguments, **labels)
+    results = {'quick': options.quick, 'kernel': os.uname().release,
+               'virtual_s': round(time.monotonic() - bench.start), 'runs': bench.runs}
+    with open(options.output, 'w', encoding='utf-8') as file:
+        json.dump(results, file, indent=1)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Measures one way to throttle a VM, for bench/peers/measure.py: prints a line
+ * of JSON.
+ *
+ * What it says is exact in the deterministic VM of vm/vm only, where virtual
+ * time counts instructions.
+ */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "guest_arch.h"
+#include "peers.h"
+
+#define VMS_MAX		64
+#define TARGETS_MAX	32
+
+/* A pause of the bench's own, which takes the CPU, is no stall by a throttle. */
+#define STALL_MIN_NS	(1 * MS)
+
+/* A turn on a CPU that vCPUs share: a tick of the scheduler's. */
+#define TURN_NS		(4 * MS)
+
+static void usage(void)
+{
+	printf("Usage: peers share PEER GUEST VMS VCPUS MS TARGET...\n"
+	       "       peers cost PEER VCPUS MS TARGET\n"
+	       "       peers latency PEER VCPUS TARGET COUNT\n"
+	       "       peers floor VCPUS MS\n"
+	       "       peers speed VCPUS MS\n"
+	       "\n"
+	       "Measures a way to throttle a VM; prints a line of JSON. Run it as root, on a\n"
+	       "machine with KVM that does nothing else.\n"
+	       "\n"
+	       "  share     how much slower the guest is, and its stalls\n"
+	       "  cost      time of a CPU that neither the guest nor anybody else gets\n"
+	       "  latency   from a request to its effect, COUNT times\n"
+	       "  floor     cost of a guest that leaves KVM_RUN, sleeps and enters again\n"
+	       "  speed     what an unthrottled guest does\n"
+	       "\n"
+	       "  GUEST     work, lock (its vCPUs contend for a spinlock) or token (they pass one\n"
+	       "            round)\n"
+	       "  VMS, VCPUS  how many VMs, and how many vCPUs each has (1 to %d)\n"
+	       "  MS        time to measure for, about\n"
+	       "  TARGET    hundredths of a percent, 1 to 9999\n"
+	       "  PEER      one of:\n", GUEST_VCPUS_MAX);
+	peer_list();
+}
+
+struct sample {
+	u64 ns;
+	u64 work;
+	u64 windows;
+	u64 soaked;
+};
+
+static struct bench_vm vms[VMS_MAX];
+static int nr_vms;
+
+static volatile u64 soaked;
+
+static u64 vm_work(const struct bench_vm *vm)
+{
+	u64 work = 0;
+	int i;
+
+	for (i = 0; i < vm->nr_vcpus; i++)
+		work += vm->memory->vcpus[i].work;
+	return work;
+}
+
+static struct sample sample(const struct peer *peer)
+{
+	struct sample s = { .soaked = soaked };
+	int i;
+
+	for (i = 0; i < nr_vms; i++)
+		s.work += vm_work(&vms[i]);
+	s.ns = now_ns();
+	for (i = 0; i < nr_vms; i++)
+		s.windows += peer->windows(&vms[i]);
+	return s;
+}
+
+/* What happens in @ns. */
+static struct sample measure(const struct peer *peer, u64 ns)
+{
+	struct sample before, after;
+
+	before = sample(peer);
+	sleep_until_ns(before.ns + ns);
+	after = sample(peer);
+	return (struct sample) {
+		.ns = after.ns - before.ns,
+		.work = after.work - before.work,
+		.windows = after.windows - before.windows,
+		.soaked = after.soaked - before.soaked,
+	};
+}
+
+static double speed(struct sample s)
+{
+	return s.work * 1e9 / s.ns;
+}
+
+static void start_vms(const struct peer *peer, enum bench_guest_kind kind, int nr,
+		      int nr_vcpus)
+{
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		bench_vm_start(&vms[i], i, kind, peer->throttle, nr_vcpus);
+		if (peer->prepare)
+			peer->prepare(&vms[i]);
+	}
+	nr_vms = nr;
+}
+
+static void end_vms(const struct peer *peer)
+{
+	int i;
+
+	for (i = 0; i < nr_vms; i++) {
+		peer->set(&vms[i], 0);
+		bench_vm_end(&vms[i]);
+		if (peer->finish)
+			peer->finish(&vms[i]);
+	}
+	nr_vms = 0;
+}
+
+static void run_vms(int nr_vcpus)
+{
+	int i;
+
+	for (i = 0; i < nr_vms; i++)
+		bench_vm_run(&vms[i], nr_vcpus);
+}
+
+/* Returns false if the peer has no such throttle. */
+static bool set_vms(const struct peer *peer, u32 target)
+{
+	int i;
+
+	if (target > peer->max_x100)
+		return false;
+	for (i = 0; i < nr_vms; i++)
+		if (!peer->set(&vms[i], target))
+			return false;
+	return true;
+}
+
+/* Until what is measured doesn't change any more: cpulimit's feedback is slow. */
+static void settle(const struct peer *peer, u32 target)
+{
+	sleep_ns(max(300 * MS, 3 * peer->period_ns(target)));
+	if (!strcmp(peer->name, "sigstop") && target)
+		sleep_ns(5000 * MS);
+}
+
+static u64 whole_periods(const struct peer *peer, u32 target, u64 ns)
+{
+	u64 period_ns = peer->period_ns(target);
+
+	return (ns + period_ns - 1) / period_ns * period_ns;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+	u64 x = *(const u64 *)a, y = *(const u64 *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Prints the stalls that the first vCPU of the first VM has seen. */
+static void print_stalls(void)
+{
+	static u64 gaps[GAPS_MAX];
+	u64 nr = vms[0].memory->nr_gaps, i;
+	double ns = 1e6 / vms[0].state->clock_khz;
+
+	for (i = 0; i < nr; i++)
+		gaps[i] = vms[0].memory->gaps[i].end - vms[0].memory->gaps[i].start;
+	qsort(gaps, nr, sizeof(gaps[0]), compare_u64);
+	printf(", \"stalls\": %lu, \"stall_max_ns\": %.0f, \"stall_p99_ns\": %.0f", nr,
+	       nr ? gaps[nr - 1] * ns : 0, nr ? gaps[nr - 1 - nr / 100] * ns : 0);
+}
+
+static void share_of_target(const struct peer *peer, int nr_vcpus, u64 ns, u32 target,
+			    double full)
+{
+	u64 everyone_ns = nr_vms * nr_vcpus * TURN_NS * PERCENT_ALL / (PERCENT_ALL - target);
+	u64 set_ns, clear_ns;
+	struct sample s;
+	bool done;
+
+	if (nr_vms * nr_vcpus > 1)
+		ns = max(ns, everyone_ns);
+	set_ns = now_ns();
+	done = set_vms(peer, target);
+	set_ns = now_ns() - set_ns;
+	if (!done) {
+		set_vms(peer, 0);
+		printf("{\"target_x100\": %u, \"actual\": null}", target);
+		return;
+	}
+	settle(peer, target);
+	vms[0].memory->nr_gaps = 0;
+	s = measure(peer, whole_periods(peer, target, ns));
+	printf("{\"target_x100\": %u, \"actual\": %.5f", target, 100 * (1 - speed(s) / full));
+	printf(", \"ns\": %lu, \"windows\": %lu", s.ns, s.windows);
+	print_stalls();
+	clear_ns = now_ns();
+	set_vms(peer, 0);
+	clear_ns = now_ns() - clear_ns;
+	printf(", \"set_ns\": %lu, \"clear_ns\": %lu}", set_ns, clear_ns);
+	sleep_ns(200 * MS);
+}
+
+static void share(const struct peer *peer, enum bench_guest_kind kind, int nr, int nr_vcpus,
+		  u64 ns, int nr_targets, const u32 *targets)
+{
+	double full;
+	int i;
+
+	start_vms(peer, kind, nr, nr_vcpus);
+	run_vms(nr_vcpus);
+	sleep_ns(500 * MS);
+	full = speed(measure(peer, max(ns, nr * nr_vcpus * 5 * TURN_NS)));
+	printf("\"full_speed\": %.1f, \"results\": [", full);
+	for (i = 0; i < nr_targets; i++) {
+		if (i)
+			printf(", ");
+		share_of_target(peer, nr_vcpus, ns, targets[i], full);
+		fflush(stdout);
+	}
+	printf("]");
+	end_vms(peer);
+}
+
+/* Takes what time the guest leaves. */
+static void *soak(void *unused)
+{
+	struct sched_param param = {};
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_IDLE, &param), "SCHED_IDLE");
+	for (;;) {
+		for (int i = 0; i < 1000; i++)
+			barrier();
+		soaked++;
+	}
+	return NULL;
+}
+
+/**
+ * struct cost_units - what is no cost
+ * @work_ns: a unit of work of the guest
+ * @soak_ns: a turn of soak()
+ */
+struct cost_units {
+	double work_ns;
+	double soak_ns;
+};
+
+/* The first vCPU of a VM whose vCPUs are stopped runs meanwhile. */
+static struct cost_units cost_units(const struct peer *peer, u64 ns)
+{
+	struct cost_units units;
+	pthread_t thread;
+	struct sample s;
+
+	run_vms(1);
+	sleep_ns(300 * MS);
+	units.work_ns = 1e9 / speed(measure(peer, ns));
+	bench_vm_stop(&vms[0]);
+
+	TEST_ASSERT(!pthread_create(&thread, NULL, soak, NULL), "pthread_create");
+	sleep_ns(300 * MS);
+	s = measure(peer, ns);
+	units.soak_ns = (double)s.ns / s.soaked;
+	return units;
+}
+
+static double cost_ns(struct cost_units units, struct sample s)
+{
+	return s.ns - s.work * units.work_ns - s.soaked * units.soak_ns;
+}
+
+static void print_cost(const char *prefix, struct cost_units units, struct sample s)
+{
+	double cost = cost_ns(units, s);
+
+	printf(", \"%sns_per_s\": %.0f", prefix, cost * 1e9 / s.ns);
+	printf(", \"%swork_share\": %.5f", prefix, s.work * units.work_ns / s.ns);
+	if (s.windows)
+		printf(", \"%swindows_per_s\": %.3f, \"%sns_per_window\": %.1f",
+		       prefix, s.windows * 1e9 / s.ns, prefix, cost / s.windows);
+}
+
+static void cost(const struct peer *peer, int nr_vcpus, u64 ns, u32 target)
+{
+	struct cost_units units;
+
+	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
+	units = cost_units(peer, ns);
+	run_vms(nr_vcpus);
+	sleep_ns(300 * MS);
+	printf("\"target_x100\": %u, \"work_ns\": %.2f, \"soak_ns\": %.2f", target,
+	       units.work_ns, units.soak_ns);
+	print_cost("full_", units, measure(peer, ns));
+	if (set_vms(peer, target)) {
+		settle(peer, target);
+		print_cost("", units, measure(peer, whole_periods(peer, target, ns)));
+	}
+	end_vms(peer);
+}
+
+static void floor_cost(int nr_vcpus, u64 ns)
+{
+	struct peer none = *peer_find("none"), exits = none;
+	struct cost_units units;
+
+	exits.windows = peer_find("vm-timer")->windows;
+	start_vms(&none, BENCH_WORK, 1, nr_vcpus);
+	units = cost_units(&none, ns);
+	end_vms(&none);
+	start_vms(&exits, BENCH_EXIT, 1, nr_vcpus);
+	run_vms(nr_vcpus);
+	sleep_ns(300 * MS);
+	printf("\"work_ns\": %.2f", units.work_ns);
+	print_cost("", units, measure(&exits, ns));
+	end_vms(&exits);
+}
+
+/* How long the guest went on after @from, a time of the host's clock. */
+static double until_slow_ns(u64 from)
+{
+	volatile struct bench_memory *memory = vms[0].memory;
+	u64 shortest = STALL_MIN_NS / 1000000 * vms[0].state->clock_khz, i;
+
+	for (i = 0; i < memory->nr_gaps; i++) {
+		if (memory->gaps[i].end <= from ||
+		    memory->gaps[i].end - memory->gaps[i].start < shortest)
+			continue;
+		if (memory->gaps[i].start <= from)
+			return 0;
+		return (memory->gaps[i].start - from) * 1e6 / vms[0].state->clock_khz;
+	}
+	return -1;
+}
+
+/* How long after @from its last stall ended. */
+static double until_fast_ns(u64 from)
+{
+	volatile struct bench_memory *memory = vms[0].memory;
+	u64 last = memory->nr_gaps ? memory->gaps[memory->nr_gaps - 1].end : 0;
+
+	return last > from ? (last - from) * 1e6 / vms[0].state->clock_khz : 0;
+}
+
+static u64 vm_clock(void)
+{
+	return guest_clock() + vms[0].state->vm_clock_offset;
+}
+
+/* Each at another place in the period. */
+static void latency(const struct peer *peer, int nr_vcpus, u32 target, int count)
+{
+	u64 period_ns = peer->period_ns(target), from, stop_ns;
+	int i;
+
+	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
+	run_vms(nr_vcpus);
+	sleep_ns(500 * MS);
+	printf("\"target_x100\": %u, \"results\": [", target);
+	for (i = 0; i < count; i++) {
+		printf("%s{", i ? ", " : "");
+		vms[0].memory->nr_gaps = 0;
+		from = vm_clock();
+		if (target && !set_vms(peer, target)) {
+			printf("}");
+			break;
+		}
+		if (target) {
+			sleep_ns(5 * period_ns + period_ns * i / count);
+			printf("\"slow_ns\": %.0f, ", until_slow_ns(from));
+			vms[0].memory->nr_gaps = 0;
+			from = vm_clock();
+			set_vms(peer, 0);
+			sleep_ns(2 * period_ns + 200 * MS);
+			printf("\"fast_ns\": %.0f, ", until_fast_ns(from));
+			set_vms(peer, target);
+		}
+		sleep_ns(5 * period_ns + period_ns * i / count);
+		stop_ns = now_ns();
+		bench_vm_stop(&vms[0]);
+		stop_ns = now_ns() - stop_ns;
+		printf("\"stop_ns\": %lu}", stop_ns);
+		set_vms(peer, 0);
+		run_vms(nr_vcpus);
+		sleep_ns(100 * MS);
+	}
+	printf("]");
+	end_vms(peer);
+}
+
+/* This process has to be on time; those that it starts are as others. */
+static void be_on_time(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
+		    "sched_setscheduler");
+}
+
+static long number(const char *text, long low, long high)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	if (*end || end == text || n < low || n > high) {
+		fprintf(stderr, "peers: '%s' must be a number from %ld to %ld; see --help\n",
+			text, low, high);
+		exit(2);
+	}
+	return n;
+}
+
+static const struct peer *peer_argument(const char *name)
+{
+	const struct peer *peer = peer_find(name);
+
+	if (!peer) {
+		fprintf(stderr, "peers: there is no peer '%s'; see --help\n", name);
+		exit(2);
+	}
+	return peer;
+}
+
+static enum bench_guest_kind guest_argument(const char *name)
+{
+	static const char * const names[] = { "work", "lock", "token" };
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(names[i], name))
+			return i;
+	fprintf(stderr, "peers: there is no guest '%s'; see --help\n", name);
+	exit(2);
+}
+
+static u64 ms_argument(const char *text)
+{
+	return number(text, 1, 1000000) * MS;
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+	u32 targets[TARGETS_MAX];
+	int i;
+
+	if (!strcmp(what, "--help") || !strcmp(what, "-h")) {
+		usage();
+		return 0;
+	}
+	be_on_time();
+	printf("{");
+	if (!strcmp(what, "share") && argc > 7 && argc - 7 <= TARGETS_MAX) {
+		for (i = 7; i < argc; i++)
+			targets[i - 7] = number(argv[i], 1, 9999);
+		share(peer_argument(argv[2]), guest_argument(argv[3]), number(argv[4], 1, VMS_MAX),
+		      number(argv[5], 1, GUEST_VCPUS_MAX), ms_argument(argv[6]), argc - 7, targets);
+	} else if (!strcmp(what, "cost") && argc == 6) {
+		cost(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
+		     ms_argument(argv[4]), number(argv[5], 1, 9999));
+	} else if (!strcmp(what, "latency") && argc == 6) {
+		latency(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
+			number(argv[4], 0, 9999), number(argv[5], 1, 1000));
+	} else if (!strcmp(what, "floor") && argc == 4) {
+		floor_cost(number(argv[2], 1, GUEST_VCPUS_MAX), ms_argument(argv[3]));
+	} else if (!strcmp(what, "speed") && argc == 4) {
+		start_vms(peer_find("none"), BENCH_WORK, 1, number(argv[2], 1, GUEST_VCPUS_MAX));
+		run_vms(vms[0].nr_vcpus);
+		sleep_ns(500 * MS);
+		printf("\"speed\": %.2f", speed(measure(peer_find("none"), ms_argument(argv[3]))));
+		end_vms(peer_find("none"));
+	} else {
+		usage();
+		return 2;
+	}
+	printf("}\n");
+	return 0;
+}
