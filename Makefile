@@ -49,6 +49,7 @@ clean:				## remove what was made, but for the VM's roots
 	$(MAKE) -C tools/meter clean
 	$(MAKE) -C bench/migration clean
 	$(MAKE) -C bench/converge clean
+	$(MAKE) -C bench/peers clean
 	$(MAKE) -C selftests clean
 
 .PHONY: vm
@@ -103,6 +104,10 @@ simulate-converge:		## policies of throttling, over thousands of simulated migra
 	bench/converge/run simulate
 bench-converge: vm		## kvm-throttle converge against stock QEMU's auto-converge
 	bench/converge/run bench --runs 3
+
+.PHONY: bench
+bench: vm			## every way to throttle a VM, side by side (QUICK=1: less)
+	bench/peers/run $(if $(QUICK),--quick)
 
 .PHONY: help
 help:				## this list

@@ -62,7 +62,8 @@ static void guest_work_code(u64 i, u64 gap_cycles, u64 exit_cycles)
 		guest_loops(1);
 		WRITE_ONCE(guest_memory.vcpus[i].work, guest_memory.vcpus[i].work + 1);
 		now = guest_clock();
-		if (!i && now - last > gap_cycles)
+		/* In this order, so that a unit is the same for all vCPUs. */
+		if (now - last > gap_cycles && !i)
 			guest_gap(last, now);
 		last = now;
 		if (now - start > exit_cycles) {
