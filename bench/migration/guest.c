@@ -18,18 +18,11 @@
  * it would be anyway for an attempt to synchronize vCPUs, and changes nothing:
  * hence this guest's is far ahead.
  */
-#include "guest.h"
+#include "apic.h"
 
 #define LINE		64
 #define LINES		(PAGE / LINE)
 #define MAX_PAGES	65536
-
-#define APIC_SPURIOUS	((volatile unsigned int *)0xfee000f0)
-#define APIC_ENABLE	(1 << 8)
-#define APIC_ICR	((volatile unsigned int *)0xfee00300)
-#define APIC_ICR_TO	((volatile unsigned int *)0xfee00310)
-#define ICR_INIT	0x4500
-#define ICR_STARTUP	0x4600
 
 #define HPET_COUNTER	((volatile unsigned int *)0xfed000f0)
 #define DELAY_PORT	0x80
@@ -98,15 +91,6 @@ static void check_page(unsigned int page, volatile struct report *report)
 		report->error_page = page;
 		report->errors++;
 	}
-}
-
-static void start_vcpu(unsigned int id)
-{
-	*APIC_SPURIOUS |= APIC_ENABLE;
-	*APIC_ICR_TO = id << 24;
-	*APIC_ICR = ICR_INIT;
-	*APIC_ICR_TO = id << 24;
-	*APIC_ICR = ICR_STARTUP | IMAGE / PAGE;
 }
 
 static void use_devices(void)

@@ -8,18 +8,29 @@ that begin with "bench:" are progress.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '../migration'))
+
+# pylint: disable=wrong-import-position
+import migration
+
 PEERS = './bench/peers/peers'
 
-OURS = 'kvm_throttle'
-TIMERS = 'vm-timer', 'vcpu-timers'
+# Ours throttles the VMM of the bench as the others do, and also QEMU.
+OURS, OURS_QEMU = 'kvm_throttle', 'kvm_throttle-qemu'
+QEMU, QEMU_VCPU_TIMERS = 'qemu', 'qemu-vcpu-timers'
 CGROUPS_VCPU = 'cpu.max-vcpu-100ms', 'cpu.max-vcpu-10ms'
 CGROUPS_VM = 'cpu.max-vm-100ms', 'cpu.max-vm-10ms'
 STOPS = 'pause-resume', 'sigstop'
-ALL = (OURS,) + TIMERS + CGROUPS_VCPU + CGROUPS_VM + STOPS
+ALL = (OURS, OURS_QEMU, QEMU, QEMU_VCPU_TIMERS) + CGROUPS_VCPU + STOPS
+QUICK = (OURS, QEMU) + CGROUPS_VCPU + STOPS
+
+VCPU_TIMERS_BINARY = os.path.join(HERE, '../../qemu/bin/qemu-vcpu-timers')
 
 # Hundredths of a percent. At 99.9 %, every one of many vCPUs would have its turn on the
 # CPU only once in minutes.
@@ -45,46 +56,58 @@ class Bench:
               flush=True)
         output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
         result = json.loads(output.decode().splitlines()[-1])
+        for vcpu in (result.get('meter') or {}).get('vcpus', ()):
+            del vcpu['stalls']['histogram']
         self.runs.append(dict(labels, measure=measure, **result))
 
 
 def plan(quick):
     """Yields arguments of Bench.run(), and labels for the result."""
-    ms = 2000
+    peers = QUICK if quick else ALL
     for vcpus in (1, 22) if quick else (1, 4, 22):
         targets = QUICK_TARGETS if quick else ONE_TARGETS if vcpus == 1 else MANY_TARGETS
-        for peer in ALL:
-            yield (('share', peer, 'work', 1, vcpus, ms) + targets,
+        for peer in peers:
+            yield (('share', peer, 'work', 1, vcpus, 2000 if vcpus == 1 else 1000) + targets,
                    {'what': 'accuracy', 'peer': peer, 'vcpus': vcpus})
-    sizes = (1, 64) if quick else (1, 4, 22, 64)
-    for vcpus in sizes:
-        for peer in (OURS, 'vm-timer') if quick else (OURS,) + TIMERS + CGROUPS_VCPU + STOPS:
-            yield (('cost', peer, vcpus, ms, 5000),
+    for peer in peers:
+        yield ('stall', peer, 1, 3000, 9900), {'what': 'stall', 'peer': peer, 'vcpus': 1}
+    for vcpus in (1, 64) if quick else (1, 4, 22, 64):
+        for peer in peers if vcpus == 1 and not quick else (OURS, QEMU):
+            yield (('cost', peer, vcpus, 3000, 5000),
                    {'what': 'cost', 'peer': peer, 'vcpus': vcpus})
-        yield ('floor', vcpus, ms), {'what': 'floor', 'vcpus': vcpus}
+        yield ('floor', vcpus, 3000), {'what': 'floor', 'vcpus': vcpus}
     for vcpus in (1,) if quick else (1, 22):
-        yield (('latency', 'none', vcpus, UNTHROTTLED, 8),
-               {'what': 'latency', 'peer': 'none', 'vcpus': vcpus})
-        for peer in ALL:
-            yield (('latency', peer, vcpus, 9900, 4 if quick else 8),
+        for peer in ('none',) + peers:
+            # To have QEMU throttle anew takes seconds.
+            count = 4 if quick or 'qemu' in peer else 8
+            yield (('latency', peer, vcpus, UNTHROTTLED if peer == 'none' else 9900, count),
                    {'what': 'latency', 'peer': peer, 'vcpus': vcpus})
     for guest in 'lock', 'token':
-        for peer in ALL:
-            yield (('share', peer, guest, 1, 4, ms if quick else 4000, 5000, 9000),
+        for peer in peers:
+            yield (('share', peer, guest, 1, 4, 2000, 5000, 9000),
                    {'what': guest, 'peer': peer, 'vcpus': 4})
     for vms, vcpus in ((1, 64), (32, 2)):
-        for peer in (OURS,) if quick else (OURS, 'vm-timer') + CGROUPS_VM + STOPS:
-            yield (('share', peer, 'work', vms, vcpus, ms) + (5000, 9000),
+        for peer in (OURS,) if quick else (OURS,) + CGROUPS_VM + STOPS:
+            yield (('share', peer, 'work', vms, vcpus, 1000) + (5000, 9000),
                    {'what': 'scale', 'peer': peer, 'vcpus': vcpus, 'vms': vms})
     for loaded in True, False:
-        yield ('speed', 1, 2 * ms), {'what': 'idle', 'loaded': loaded}
+        yield ('speed', 1, 4000), {'what': 'idle', 'loaded': loaded}
+
+
+def prepare():
+    """What QEMU needs, in memory."""
+    os.makedirs(migration.DIRECTORY, exist_ok=True)
+    shutil.copy(os.path.join(HERE, 'firmware.bin'), migration.DIRECTORY)
+    migration.into_memory(migration.STOCK, 'qemu-stock')
+    if os.path.exists(VCPU_TIMERS_BINARY):
+        migration.into_memory(VCPU_TIMERS_BINARY, QEMU_VCPU_TIMERS)
 
 
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='less of everything')
-    parser.add_argument('--only', help='only what has this name: accuracy, cost, floor, '
-                        'latency, lock, token, scale or idle')
+    parser.add_argument('--only', help='only what has this name: accuracy, stall, cost, '
+                        'floor, latency, lock, token, scale or idle')
     parser.add_argument('--output', required=True)
     return parser.parse_args()
 
@@ -95,6 +118,7 @@ def main():
             if options.only in (None, labels['what'])]
     bench = Bench(len(runs))
     subprocess.run(('modprobe', 'kvm_throttle'), check=True)
+    prepare()
     for arguments, labels in runs:
         if not labels.get('loaded', True):
             subprocess.run(('modprobe', '-r', 'kvm_throttle'), check=True)

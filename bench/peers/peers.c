@@ -20,6 +20,9 @@
 /* A pause of the bench's own, which takes the CPU, is no stall by a throttle. */
 #define STALL_MIN_NS	(1 * MS)
 
+/* From the directory that the bench is run in. */
+#define METER		"tools/meter/kvm-throttle-meter"
+
 /* A turn on a CPU that vCPUs share: a tick of the scheduler's. */
 #define TURN_NS		(4 * MS)
 
@@ -28,6 +31,7 @@ static void usage(void)
 	printf("Usage: peers share PEER GUEST VMS VCPUS MS TARGET...\n"
 	       "       peers cost PEER VCPUS MS TARGET\n"
 	       "       peers latency PEER VCPUS TARGET COUNT\n"
+	       "       peers stall PEER VCPUS MS TARGET\n"
 	       "       peers floor VCPUS MS\n"
 	       "       peers speed VCPUS MS\n"
 	       "\n"
@@ -37,6 +41,7 @@ static void usage(void)
 	       "  share     how much slower the guest is, and its stalls\n"
 	       "  cost      time of a CPU that neither the guest nor anybody else gets\n"
 	       "  latency   from a request to its effect, COUNT times\n"
+	       "  stall     its stalls, by kvm-throttle-meter\n"
 	       "  floor     cost of a guest that leaves KVM_RUN, sleeps and enters again\n"
 	       "  speed     what an unthrottled guest does\n"
 	       "\n"
@@ -111,7 +116,7 @@ static void start_vms(const struct peer *peer, enum bench_guest_kind kind, int n
 	int i;
 
 	for (i = 0; i < nr; i++) {
-		bench_vm_start(&vms[i], i, kind, peer->throttle, nr_vcpus);
+		bench_vm_start(&vms[i], i, kind, peer->vmm, nr_vcpus);
 		if (peer->prepare)
 			peer->prepare(&vms[i]);
 	}
@@ -137,6 +142,16 @@ static void run_vms(int nr_vcpus)
 
 	for (i = 0; i < nr_vms; i++)
 		bench_vm_run(&vms[i], nr_vcpus);
+}
+
+/* All vCPUs run. */
+static void ready_vms(const struct peer *peer)
+{
+	int i;
+
+	for (i = 0; peer->ready && i < nr_vms; i++)
+		peer->ready(&vms[i]);
+	sleep_ns(500 * MS);
 }
 
 /* Returns false if the peer has no such throttle. */
@@ -174,11 +189,12 @@ static int compare_u64(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int compare_speed(const void *a, const void *b)
+/* Index of the median of three. */
+static int median_of(const double v[3])
 {
-	double x = speed(*(const struct sample *)a), y = speed(*(const struct sample *)b);
-
-	return x < y ? -1 : x > y;
+	if ((v[0] < v[1]) != (v[0] < v[2]))
+		return 0;
+	return (v[1] < v[0]) != (v[1] < v[2]) ? 1 : 2;
 }
 
 /* Prints the stalls that the first vCPU of the first VM has seen. */
@@ -202,14 +218,16 @@ static void print_stalls(void)
 static struct sample measure_median(const struct peer *peer, u32 target, u64 ns, int nr_vcpus)
 {
 	struct sample s[3];
+	double v[3];
 	int i;
 
 	if (nr_vms * nr_vcpus > 1)
 		return measure(peer, whole_periods(peer, target, ns));
-	for (i = 0; i < ARRAY_SIZE(s); i++)
+	for (i = 0; i < ARRAY_SIZE(s); i++) {
 		s[i] = measure(peer, whole_periods(peer, target, ns / ARRAY_SIZE(s)));
-	qsort(s, ARRAY_SIZE(s), sizeof(s[0]), compare_speed);
-	return s[1];
+		v[i] = speed(s[i]);
+	}
+	return s[median_of(v)];
 }
 
 static void share_of_target(const struct peer *peer, int nr_vcpus, u64 ns, u32 target,
@@ -251,7 +269,7 @@ static void share(const struct peer *peer, enum bench_guest_kind kind, int nr, i
 
 	start_vms(peer, kind, nr, nr_vcpus);
 	run_vms(nr_vcpus);
-	sleep_ns(500 * MS);
+	ready_vms(peer);
 	full = speed(measure(peer, max(ns, nr * nr_vcpus * 5 * TURN_NS)));
 	printf("\"full_speed\": %.1f, \"results\": [", full);
 	for (i = 0; i < nr_targets; i++) {
@@ -294,22 +312,42 @@ static struct cost_units cost_units(const struct peer *peer, u64 ns)
 	struct cost_units units;
 	pthread_t thread;
 	struct sample s;
+	double v[3];
+	int i;
 
 	run_vms(1);
 	sleep_ns(300 * MS);
-	units.work_ns = 1e9 / speed(measure(peer, ns));
+	units.work_ns = 1e9 / speed(measure_median(peer, 0, ns, 1));
 	bench_vm_stop(&vms[0]);
 
 	TEST_ASSERT(!pthread_create(&thread, NULL, soak, NULL), "pthread_create");
 	sleep_ns(300 * MS);
-	s = measure(peer, ns);
-	units.soak_ns = (double)s.ns / s.soaked;
+	for (i = 0; i < ARRAY_SIZE(v); i++) {
+		s = measure(peer, ns / ARRAY_SIZE(v));
+		v[i] = (double)s.ns / s.soaked;
+	}
+	units.soak_ns = v[median_of(v)];
 	return units;
 }
 
 static double cost_ns(struct cost_units units, struct sample s)
 {
 	return s.ns - s.work * units.work_ns - s.soaked * units.soak_ns;
+}
+
+/* As measure_median(). */
+static struct sample measure_cost(const struct peer *peer, struct cost_units units, u32 target,
+				  u64 ns)
+{
+	struct sample s[3];
+	double v[3];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(s); i++) {
+		s[i] = measure(peer, whole_periods(peer, target, ns / ARRAY_SIZE(s)));
+		v[i] = cost_ns(units, s[i]) / s[i].ns;
+	}
+	return s[median_of(v)];
 }
 
 static void print_cost(const char *prefix, struct cost_units units, struct sample s)
@@ -330,13 +368,40 @@ static void cost(const struct peer *peer, int nr_vcpus, u64 ns, u32 target)
 	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
 	units = cost_units(peer, ns);
 	run_vms(nr_vcpus);
-	sleep_ns(300 * MS);
+	ready_vms(peer);
 	printf("\"target_x100\": %u, \"work_ns\": %.2f, \"soak_ns\": %.2f", target,
 	       units.work_ns, units.soak_ns);
-	print_cost("full_", units, measure(peer, ns));
+	print_cost("full_", units, measure_cost(peer, units, 0, ns));
 	if (set_vms(peer, target)) {
 		settle(peer, target);
-		print_cost("", units, measure(peer, whole_periods(peer, target, ns)));
+		print_cost("", units, measure_cost(peer, units, target, ns));
+	}
+	end_vms(peer);
+}
+
+/* As the meter's programs take time too, nothing else is measured meanwhile. */
+static void stall(const struct peer *peer, int nr_vcpus, u64 ns, u32 target)
+{
+	char command[128];
+	FILE *meter;
+	int c;
+
+	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
+	run_vms(nr_vcpus);
+	ready_vms(peer);
+	printf("\"target_x100\": %u, \"meter\": ", target);
+	if (set_vms(peer, target)) {
+		settle(peer, target);
+		snprintf(command, sizeof(command), METER " --json --pid %d --for %llums",
+			 vms[0].pid, ns / MS);
+		meter = popen(command, "r");
+		TEST_ASSERT(meter, "popen");
+		while ((c = fgetc(meter)) != EOF)
+			if (c != '\n')
+				putchar(c);
+		TEST_ASSERT(!pclose(meter), "%s failed", METER);
+	} else {
+		printf("null");
 	}
 	end_vms(peer);
 }
@@ -346,7 +411,7 @@ static void floor_cost(int nr_vcpus, u64 ns)
 	struct peer none = *peer_find("none"), exits = none;
 	struct cost_units units;
 
-	exits.windows = peer_find("vm-timer")->windows;
+	exits.windows = peer_find("pause-resume")->windows;
 	start_vms(&none, BENCH_WORK, 1, nr_vcpus);
 	units = cost_units(&none, ns);
 	end_vms(&none);
@@ -354,7 +419,7 @@ static void floor_cost(int nr_vcpus, u64 ns)
 	run_vms(nr_vcpus);
 	sleep_ns(300 * MS);
 	printf("\"work_ns\": %.2f", units.work_ns);
-	print_cost("", units, measure(&exits, ns));
+	print_cost("", units, measure_cost(&exits, units, 0, ns));
 	end_vms(&exits);
 }
 
@@ -397,7 +462,7 @@ static void latency(const struct peer *peer, int nr_vcpus, u32 target, int count
 
 	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
 	run_vms(nr_vcpus);
-	sleep_ns(500 * MS);
+	ready_vms(peer);
 	printf("\"target_x100\": %u, \"results\": [", target);
 	for (i = 0; i < count; i++) {
 		printf("%s{", i ? ", " : "");
@@ -409,7 +474,8 @@ static void latency(const struct peer *peer, int nr_vcpus, u32 target, int count
 		}
 		if (target) {
 			sleep_ns(5 * period_ns + period_ns * i / count);
-			printf("\"slow_ns\": %.0f, ", until_slow_ns(from));
+			if (!peer->set_is_slow)
+				printf("\"slow_ns\": %.0f, ", until_slow_ns(from));
 			vms[0].memory->nr_gaps = 0;
 			from = vm_clock();
 			set_vms(peer, 0);
@@ -500,6 +566,9 @@ int main(int argc, char **argv)
 	} else if (!strcmp(what, "cost") && argc == 6) {
 		cost(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
 		     ms_argument(argv[4]), number(argv[5], 1, 9999));
+	} else if (!strcmp(what, "stall") && argc == 6) {
+		stall(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
+		      ms_argument(argv[4]), number(argv[5], 1, 9999));
 	} else if (!strcmp(what, "latency") && argc == 6) {
 		latency(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
 			number(argv[4], 0, 9999), number(argv[5], 1, 1000));

@@ -5,6 +5,9 @@
  *
  * peers.c	what is measured
  * vmm.c	the VM's process, and throttles that a VMM makes itself
+ * qemu.c	the same with QEMU
+ * memory.h, work.h, firmware.c
+ *		the guest
  * throttles.c	all throttles, as the measuring process sees them
  */
 #ifndef BENCH_PEERS_H
@@ -12,52 +15,16 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <sys/types.h>
 
+#include "memory.h"
 #include "throttle_util.h"
 
 #define PERCENT_ALL	10000
 
-/* How many of the guest's stalls are remembered. */
-#define GAPS_MAX	8000
-
 /* What isn't a unit of work, but a stall. */
 #define GAP_MIN_NS	100000ULL
-
-enum bench_guest_kind {
-	BENCH_WORK,	/* works */
-	BENCH_LOCK,	/* its vCPUs contend for a spinlock */
-	BENCH_TOKEN,	/* its vCPUs pass a token round */
-	BENCH_EXIT,	/* works, exits to user space and sleeps there, in turn */
-};
-
-/**
- * struct bench_gap - a stall, in cycles of the guest's clock
- * @start: last sign of life
- * @end: next one
- */
-struct bench_gap {
-	u64 start;
-	u64 end;
-};
-
-/**
- * struct bench_memory - memory that the guest, its VMM and the bench share
- * @vcpus: what each vCPU has done
- * @lock: of BENCH_LOCK
- * @token: index of the vCPU whose turn it is, of BENCH_TOKEN
- * @nr_gaps: stalls that the first vCPU has seen; the bench may set it to 0
- * @gaps: the first of them
- */
-struct bench_memory {
-	struct {
-		u64 work;
-	} __aligned(64) vcpus[GUEST_VCPUS_MAX];
-	u64 lock __aligned(64);
-	u64 token __aligned(64);
-	u64 nr_gaps __aligned(64);
-	struct bench_gap gaps[GAPS_MAX];
-};
 
 /**
  * struct bench_state - what the VM's process tells
@@ -74,19 +41,23 @@ struct bench_state {
 	u64 windows;
 };
 
-enum bench_throttle {
-	THROTTLE_OUTSIDE,	/* none that the VMM makes itself */
-	THROTTLE_VM_TIMER,
-	THROTTLE_VCPU_TIMERS,
-	THROTTLE_PAUSE,
+/* Which program the VM's process runs. */
+enum bench_vmm {
+	VMM_OWN,		/* that of vmm.c */
+	VMM_QEMU,
+	VMM_QEMU_VCPU_TIMERS,	/* with vcpu-timers.patch */
 };
 
 /**
  * struct bench_vm - a VM in a process of its own
  * @nr_vcpus: its vCPUs
  * @index: number among the bench's VMs
+ * @vmm: its VMM
  * @pid: the process
- * @socket: to it
+ * @socket: to it, if it isn't QEMU
+ * @qmp: to it, if it is QEMU
+ * @ram_fd: QEMU's memory for the guest
+ * @throttled: this QEMU has throttled its vCPUs before
  * @memory: shared with the guest
  * @state: shared with the process
  * @throttle_fd: of kvm_throttle, -1 if it isn't loaded
@@ -95,8 +66,12 @@ enum bench_throttle {
 struct bench_vm {
 	int nr_vcpus;
 	int index;
+	enum bench_vmm vmm;
 	pid_t pid;
 	int socket;
+	FILE *qmp;
+	int ram_fd;
+	bool throttled;
 	volatile struct bench_memory *memory;
 	volatile struct bench_state *state;
 	int throttle_fd;
@@ -108,11 +83,11 @@ struct bench_vm {
  * @vm: result
  * @index: number among the bench's VMs
  * @kind: what the guest does
- * @throttle: what the VMM can do by itself
+ * @vmm: its VMM
  * @nr_vcpus: its vCPUs
  */
 void bench_vm_start(struct bench_vm *vm, int index, enum bench_guest_kind kind,
-		    enum bench_throttle throttle, int nr_vcpus);
+		    enum bench_vmm vmm, int nr_vcpus);
 
 /**
  * bench_vm_end() - end a VM and its process
@@ -140,12 +115,35 @@ void bench_vm_stop(struct bench_vm *vm);
  */
 void bench_vm_throttle(struct bench_vm *vm, u32 percent_x100);
 
+/* What these do where the VMM is QEMU, with VMM_QEMU*. */
+void qemu_start(struct bench_vm *vm, enum bench_guest_kind kind);
+void qemu_end(struct bench_vm *vm);
+void qemu_run(struct bench_vm *vm, int nr_vcpus);
+void qemu_stop(struct bench_vm *vm);
+
+/* Of struct peer. */
+void qemu_attach(struct bench_vm *vm);
+void qemu_ready(struct bench_vm *vm);
+bool qemu_set(struct bench_vm *vm, u32 percent_x100);
+u64 qemu_windows(struct bench_vm *vm);
+
+/**
+ * bench_shared() - make memory to share with other processes
+ * @size: its size
+ * @fd: its file descriptor
+ *
+ * Return: where it is.
+ */
+void *bench_shared(size_t size, int *fd);
+
 /**
  * struct peer - a way to throttle
  * @name: for the command line and the results
- * @throttle: what it takes of the VMM
+ * @vmm: the VMM that it takes
  * @max_x100: highest percentage that it can express, in hundredths
- * @prepare: called for each VM once its vCPUs run, or NULL
+ * @prepare: called for each VM once it has vCPUs, or NULL
+ * @ready: called for each VM once all of its vCPUs run, before anything is set, or NULL
+ * @set_is_slow: by what it takes until @set has an effect, nothing can be told
  * @set: set the throttle of a VM, 0 is full speed; false if it can't be
  * @windows: times that a vCPU was kept out of the guest
  * @period_ns: length of its cycle at a percentage
@@ -153,9 +151,11 @@ void bench_vm_throttle(struct bench_vm *vm, u32 percent_x100);
  */
 struct peer {
 	const char *name;
-	enum bench_throttle throttle;
+	enum bench_vmm vmm;
 	u32 max_x100;
 	void (*prepare)(struct bench_vm *vm);
+	void (*ready)(struct bench_vm *vm);
+	bool set_is_slow;
 	bool (*set)(struct bench_vm *vm, u32 percent_x100);
 	u64 (*windows)(struct bench_vm *vm);
 	u64 (*period_ns)(u32 percent_x100);

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * QEMU as the VMM, with firmware.c as the guest (see peers.h). QEMU throttles by
+ * itself only while it migrates: here into nothing, and so slowly that it doesn't end.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "peers.h"
+
+/* In memory, where measure.py has put it. */
+#define DIRECTORY	"/tmp/migration/"
+#define LOG		DIRECTORY "qemu.log"
+#define KVM_DEBUGFS	"/sys/kernel/debug/kvm"
+
+#define POLL_NS		(20 * MS)
+#define PATIENCE_NS	(120000 * MS)
+
+/*
+ * Bytes per second: what the guest dirties takes a bit more than a second, since QEMU
+ * looks no more often; and as little as can be, so that it takes minutes.
+ */
+#define BANDWIDTH_FAST	(48 << 20)
+#define BANDWIDTH_SLOW	8192
+
+/* Valid until the next one. */
+static const char *qmp_answer(struct bench_vm *vm, const char *command)
+{
+	static size_t size;
+	static char *line;
+
+	do
+		TEST_ASSERT(getline(&line, &size, vm->qmp) > 0, "QEMU has ended; see %s", LOG);
+	while (strncmp(line, "{\"return\"", 9) && strncmp(line, "{\"error\"", 8));
+	TEST_ASSERT(strncmp(line, "{\"error\"", 8), "QEMU: %s%s", command, line);
+	return line;
+}
+
+__attribute__((format(printf, 2, 3)))
+static const char *qmp(struct bench_vm *vm, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	TEST_ASSERT(vdprintf(fileno(vm->qmp), format, arguments) > 0, "write to QEMU");
+	va_end(arguments);
+	return qmp_answer(vm, format);
+}
+
+/* Where a migration may go, as "fd:null", once: no program takes time to read it. */
+static void qmp_send_null(struct bench_vm *vm)
+{
+	char command[] = "{'execute': 'getfd', 'arguments': {'fdname': 'null'}}";
+	char control[CMSG_SPACE(sizeof(int))] = {};
+	struct iovec text = { .iov_base = command, .iov_len = strlen(command) };
+	struct msghdr message = {
+		.msg_iov = &text, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	TEST_ASSERT(fd >= 0, "open /dev/null");
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	TEST_ASSERT(sendmsg(fileno(vm->qmp), &message, 0) == text.iov_len, "sendmsg");
+	close(fd);
+	qmp_answer(vm, command);
+}
+
+/* A number in an answer, or 0. */
+static long qmp_number(const char *answer, const char *name)
+{
+	char key[64];
+	const char *at;
+
+	snprintf(key, sizeof(key), "\"%s\": ", name);
+	at = strstr(answer, key);
+	return at ? atol(at + strlen(key)) : 0;
+}
+
+/* The directory that KVM has for the VM, below @KVM_DEBUGFS: PID-FD. */
+static long long debugfs_number(struct bench_vm *vm, const char *file)
+{
+	char path[320], prefix[16];
+	long long value = 0;
+	struct dirent *entry;
+	DIR *dir;
+	FILE *f;
+
+	snprintf(prefix, sizeof(prefix), "%d-", vm->pid);
+	dir = opendir(KVM_DEBUGFS);
+	TEST_ASSERT(dir, "open %s", KVM_DEBUGFS);
+	do {
+		entry = readdir(dir);
+		TEST_ASSERT(entry, "no VM in %s/%s*", KVM_DEBUGFS, prefix);
+	} while (strncmp(entry->d_name, prefix, strlen(prefix)));
+	snprintf(path, sizeof(path), KVM_DEBUGFS "/%.255s/%.31s", entry->d_name, file);
+	closedir(dir);
+	f = fopen(path, "re");
+	TEST_ASSERT(f && fscanf(f, "%lli", &value) == 1, "read %s", path);
+	fclose(f);
+	return value;
+}
+
+/* From outside, as the kvm-throttle command does it. */
+void qemu_attach(struct bench_vm *vm)
+{
+	int pidfd = syscall(SYS_pidfd_open, vm->pid, 0), fd, copy;
+	char path[64], target[64];
+	ssize_t size;
+
+	TEST_ASSERT(pidfd >= 0, "pidfd_open");
+	for (fd = 0; fd < 256; fd++) {
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", vm->pid, fd);
+		size = readlink(path, target, sizeof(target) - 1);
+		target[max(size, 0L)] = '\0';
+		if (strcmp(target, "anon_inode:kvm-vm"))
+			continue;
+		copy = syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+		TEST_ASSERT(copy >= 0, "pidfd_getfd");
+		vm->throttle_fd = throttle_attach(copy);
+		close(copy);
+	}
+	close(pidfd);
+}
+
+static const char *binary_of(enum bench_vmm vmm)
+{
+	return vmm == VMM_QEMU_VCPU_TIMERS ? DIRECTORY "qemu-vcpu-timers" : DIRECTORY "qemu-stock";
+}
+
+static void execute(struct bench_vm *vm, int monitor)
+{
+	int log = open(LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	char ram[128], socket[64], smp[16], megabytes[16];
+
+	snprintf(ram, sizeof(ram), "memory-backend-file,id=ram,share=on,size=%d,mem-path=/proc/self/fd/%d",
+		 FIRMWARE_END, vm->ram_fd);
+	snprintf(socket, sizeof(socket), "socket,id=monitor,fd=%d", monitor);
+	snprintf(smp, sizeof(smp), "%d", vm->nr_vcpus);
+	snprintf(megabytes, sizeof(megabytes), "%dM", FIRMWARE_END >> 20);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	dup2(log, STDERR_FILENO);
+	execl(binary_of(vm->vmm), "qemu", "-S", "-accel", "kvm", "-machine",
+	      "q35,memory-backend=ram", "-cpu", "qemu64", "-smp", smp, "-m", megabytes,
+	      "-object", ram, "-bios", DIRECTORY "firmware.bin", "-nodefaults",
+	      "-no-user-config", "-display", "none", "-chardev", socket,
+	      "-mon", "chardev=monitor,mode=control", NULL);
+	perror(binary_of(vm->vmm));
+	_exit(1);
+}
+
+static void launch(struct bench_vm *vm)
+{
+	int sockets[2];
+
+	vm->memory->orders.started = 1;
+	TEST_ASSERT(!socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), "socketpair");
+	fcntl(sockets[0], F_SETFD, FD_CLOEXEC);
+	vm->pid = fork();
+	TEST_ASSERT(vm->pid >= 0, "fork");
+	if (!vm->pid)
+		execute(vm, sockets[1]);
+	close(sockets[1]);
+	vm->qmp = fdopen(sockets[0], "r");
+	qmp(vm, "{'execute': 'qmp_capabilities'}");
+	vm->state->vm_clock_offset = debugfs_number(vm, "vcpu0/tsc-offset");
+	vm->throttle_fd = -1;
+}
+
+static u64 clock_khz(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	int khz = ioctl(vm, KVM_GET_TSC_KHZ, 0);
+
+	TEST_ASSERT(khz > 0, "KVM_GET_TSC_KHZ");
+	close(vm);
+	close(kvm);
+	return khz;
+}
+
+void qemu_start(struct bench_vm *vm, enum bench_guest_kind kind)
+{
+	char *ram = bench_shared(FIRMWARE_END, &vm->ram_fd);
+
+	/* QEMU inherits it. */
+	fcntl(vm->ram_fd, F_SETFD, 0);
+	vm->memory = (void *)(ram + FIRMWARE_MEMORY);
+	vm->state->clock_khz = clock_khz();
+	vm->memory->orders.kind = kind;
+	vm->memory->orders.nr_vcpus = vm->nr_vcpus;
+	vm->memory->orders.gap_cycles = GAP_MIN_NS * vm->state->clock_khz / 1000000;
+	vm->memory->orders.exit_cycles = ~0ULL;
+	launch(vm);
+}
+
+void qemu_end(struct bench_vm *vm)
+{
+	kill(vm->pid, SIGKILL);
+	waitpid(vm->pid, NULL, 0);
+	fclose(vm->qmp);
+	if (vm->throttle_fd >= 0)
+		close(vm->throttle_fd);
+}
+
+void qemu_run(struct bench_vm *vm, int nr_vcpus)
+{
+	u64 deadline = now_ns() + PATIENCE_NS;
+
+	vm->memory->orders.running = nr_vcpus;
+	vm->memory->orders.attend |= ATTEND_START;
+	qmp(vm, "{'execute': 'cont'}");
+	while (vm->memory->orders.attend & ATTEND_START) {
+		TEST_ASSERT(now_ns() < deadline, "the guest doesn't run");
+		sleep_ns(POLL_NS);
+	}
+}
+
+void qemu_stop(struct bench_vm *vm)
+{
+	qmp(vm, "{'execute': 'stop'}");
+}
+
+static bool is_migrating(struct bench_vm *vm)
+{
+	const char *answer = qmp(vm, "{'execute': 'query-migrate'}");
+
+	return strstr(answer, "\"status\": \"active\"") || strstr(answer, "\"status\": \"setup\"") ||
+	       strstr(answer, "\"status\": \"cancelling\"");
+}
+
+/* With @percent 0 there is no auto-converge, and all else is the same. */
+static void migrate(struct bench_vm *vm, int percent)
+{
+	u64 deadline = now_ns() + PATIENCE_NS;
+	const char *answer;
+
+	while (is_migrating(vm))
+		sleep_ns(POLL_NS);
+	qmp(vm, "{'execute': 'migrate-set-capabilities', 'arguments': {'capabilities': [{"
+	    "'capability': 'auto-converge', 'state': %s}]}}", percent ? "true" : "false");
+	qmp(vm, "{'execute': 'migrate-set-parameters', 'arguments': {'max-bandwidth': %d, "
+	    "'downtime-limit': 1, 'cpu-throttle-initial': %d, 'max-cpu-throttle': %d}}",
+	    BANDWIDTH_FAST, max(percent, 1), percent ?: 99);
+	vm->memory->orders.attend |= ATTEND_DIRTY;
+	qmp_send_null(vm);
+	qmp(vm, "{'execute': 'migrate', 'arguments': {'uri': 'fd:null'}}");
+	do {
+		TEST_ASSERT(now_ns() < deadline, "QEMU doesn't throttle the guest");
+		sleep_ns(POLL_NS);
+		answer = qmp(vm, "{'execute': 'query-migrate'}");
+		TEST_ASSERT(!strstr(answer, "\"completed\"") && !strstr(answer, "\"failed\""),
+			    "the migration ended: %s", answer);
+	} while (percent ? qmp_number(answer, "cpu-throttle-percentage") != percent :
+			   qmp_number(answer, "dirty-sync-count") < 3);
+	qmp(vm, "{'execute': 'migrate-set-parameters', 'arguments': {'max-bandwidth': %d}}",
+	    BANDWIDTH_SLOW);
+	vm->memory->orders.attend &= ~ATTEND_DIRTY;
+}
+
+void qemu_ready(struct bench_vm *vm)
+{
+	migrate(vm, 0);
+}
+
+bool qemu_set(struct bench_vm *vm, u32 percent_x100)
+{
+	qmp(vm, "{'execute': 'migrate_cancel'}");
+	if (!percent_x100)
+		return true;
+	/* QEMU 10 may leave some vCPUs alone once a throttle was cancelled. */
+	if (vm->throttled) {
+		qemu_end(vm);
+		launch(vm);
+		qemu_run(vm, vm->memory->orders.running);
+	}
+	vm->throttled = true;
+	migrate(vm, percent_x100 / 100);
+	return true;
+}
+
+u64 qemu_windows(struct bench_vm *vm)
+{
+	/* To have a vCPU sleep, QEMU gets it out of the guest by a signal. */
+	return debugfs_number(vm, "signal_exits");
+}
