@@ -1,11 +1,28 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes Markdown tables of what measure.py has measured.
+"""Makes Markdown tables of what measure.py has measured, and compares it with the goals.
 
 Reads JSON, writes Markdown. A dash is what a peer can't do.
 """
 import json
+import statistics
 import sys
+
+OURS = 'kvm_throttle'
+QEMU = 'qemu'
+# They throttle only while they migrate, which costs something by itself.
+MIGRATING = QEMU, 'qemu-vcpu-timers'
+
+NAMES = {
+    'none': 'no throttle', OURS: '**kvm_throttle**', 'kvm_throttle-qemu': 'kvm_throttle, of QEMU',
+    QEMU: 'stock QEMU', 'qemu-vcpu-timers': 'QEMU, timers per vCPU',
+    'cpu.max-vcpu-100ms': 'cpu.max, 100 ms', 'cpu.max-vcpu-10ms': 'cpu.max, 10 ms',
+    'cpu.max-vm-100ms': 'cpu.max of the VM, 100 ms', 'pause-resume': 'pause and resume',
+    'sigstop': 'SIGSTOP', 'floor': 'floor: exit, sleep, wake, entry'}
+
+
+def name(run):
+    return NAMES[run.get('peer', 'floor')]
 
 
 def text(value, form='.2f', factor=1):
@@ -20,60 +37,181 @@ def table(title, head, rows):
         print('| ' + ' | '.join(row) + ' |')
 
 
-def errors(run):
-    """Percentage points that each target was missed by."""
-    return [None if result['actual'] is None else
-            abs(result['actual'] - result['target_x100'] / 100) for result in run['results']]
+def percents(run):
+    return [f'{result["target_x100"] / 100:g} %' for result in run['results']]
 
 
-def worst(values):
-    return None if None in values else max(values)
+def worst_error(run):
+    """In points, of the targets that it can be set to."""
+    return max(abs(result['actual'] - result['target_x100'] / 100)
+               for result in run['results'] if result['actual'] is not None)
+
+
+def result_at(run, target):
+    """At a percentage."""
+    for result in run['results']:
+        if result['target_x100'] == target * 100 and result['actual'] is not None:
+            return result
+    return None
+
+
+def useful_share(run, target):
+    """Work over what the target leaves of full speed."""
+    return (100 - result_at(run, target)['actual']) / (100 - target)
+
+
+def window_ns(run):
+    """What a window costs the host."""
+    if 'windows_per_s' not in run:
+        return None
+    if run.get('peer') in MIGRATING:
+        return (run['ns_per_s'] - run['full_ns_per_s']) / run['windows_per_s']
+    return run['ns_per_window']
+
+
+def values_of(run, key):
+    return [result[key] for result in run['results'] if key in result]
 
 
 def shares(runs, title):
     """A table of actual throttles for runs with the same targets."""
-    targets = [result['target_x100'] for result in runs[0]['results']]
-    table(title, ['peer'] + [f'{target / 100:g} %' for target in targets] + ['worst error'],
-          [[run['peer']] + [text(result['actual']) for result in run['results']] +
-           [text(worst(errors(run)))] for run in runs])
+    table(title, ['actual, % at a target of'] + percents(runs[0]) + ['worst error'],
+          [[name(run)] + [text(result['actual']) for result in run['results']] +
+           [text(worst_error(run))] for run in runs])
 
 
 def stalls(runs):
-    table('Longest and 99th-percentile stall of the guest, 1 vCPU, ms',
-          ['peer'] + [f'{result["target_x100"] / 100:g} %' for result in runs[0]['results']],
-          [[run['peer']] + [
-              '-' if result['actual'] is None else
-              f'{result["stall_max_ns"] / 1e6:.1f} / {result["stall_p99_ns"] / 1e6:.1f}'
+    table('Longest stall that the guest saw, 1 vCPU, ms', ['at'] + percents(runs[0]),
+          [[name(run)] + [
+              '-' if result['actual'] is None else f'{result["stall_max_ns"] / 1e6:.1f}'
               for result in run['results']] for run in runs])
+
+
+def meters(runs):
+    def stalls_of(run):
+        if not run['meter']:
+            return '-', '-'
+        seen = run['meter']['vcpus'][0]['stalls']
+        return text(seen['longest_ns'], '.1f', 1e-6), text(seen['p99_ns'], '.1f', 1e-6)
+
+    table('Stalls at 99 %, by kvm-throttle-meter, 1 vCPU, ms',
+          ['', 'longest', '99th percentile'], [[name(run), *stalls_of(run)] for run in runs])
 
 
 def useful(runs, title):
-    """Work over the share of full speed that the target leaves."""
-    table(title, ['peer', 'full, units/s'] + [
-        f'{result["target_x100"] / 100:g} %' for result in runs[0]['results']],
-          [[run['peer'], f'{run["full_speed"]:.0f}'] + [
-              '-' if result['actual'] is None else
-              f'{100 * (100 - result["actual"]) / (100 - result["target_x100"] / 100):.0f} %'
-              for result in run['results']] for run in runs])
+    table(title, ['', 'units/s at full speed', '50 %', '90 %'],
+          [[name(run), f'{run["full_speed"]:.0f}'] +
+           [f'{100 * useful_share(run, target):.0f} %' for target in (50, 90)] for run in runs])
 
 
 def costs(runs):
-    table('Host cost at 50 %: a CPU that neither the guest nor anybody else gets',
-          ['peer', 'vCPUs', 'µs per window', 'windows/s', 'ms/s', 'ms/s unthrottled'],
-          [[run.get('peer', 'floor: exit, sleep, wake, entry'), str(run['vcpus']),
-            text(run.get('ns_per_window'), '.1f', 1e-3), text(run.get('windows_per_s'), '.1f'),
-            text(run.get('ns_per_s'), '.2f', 1e-6), text(run.get('full_ns_per_s'), '.2f', 1e-6)]
-           for run in runs])
+    table('Host cost at 50 %: time of a CPU that neither the guest nor anybody else gets',
+          ['', 'vCPUs', 'windows/s', 'ms/s', 'ms/s unthrottled', 'µs a window'],
+          [[name(run), str(run['vcpus']), text(run.get('windows_per_s'), '.1f'),
+            text(run.get('ns_per_s'), '.2f', 1e-6), text(run.get('full_ns_per_s'), '.2f', 1e-6),
+            text(window_ns(run), '.1f', 1e-3)] for run in runs])
+    print('\nUnthrottled, QEMU migrates too; what that costs is not in its windows.')
 
 
 def latencies(runs):
-    def worst_of(run, key):
-        values = [result[key] for result in run['results'] if key in result]
-        return text(max(values) if values else None, '.2f', 1e-6)
+    def milliseconds(run, key):
+        values = values_of(run, key)
+        if not values:
+            return '-'
+        return f'{statistics.median(values) / 1e6:.2f} / {max(values) / 1e6:.2f}'
 
-    table('Latency at 99 %, worst, ms', ['peer', 'vCPUs', 'slow', 'full speed', 'stop'],
-          [[run['peer'], str(run['vcpus'])] +
-           [worst_of(run, key) for key in ('slow_ns', 'fast_ns', 'stop_ns')] for run in runs])
+    table('Latency at 99 %, median and worst, ms',
+          ['', 'vCPUs', 'set: slow', 'clear: full speed', 'stop request: all stopped'],
+          [[name(run), str(run['vcpus'])] +
+           [milliseconds(run, key) for key in ('slow_ns', 'fast_ns', 'stop_ns')]
+           for run in runs])
+
+
+def scales(runs):
+    for run in runs:
+        for result in run['results']:
+            yield [name(run), f'{run["vms"]} × {run["vcpus"]}',
+                   f'{result["target_x100"] / 100:g} %', text(result['actual']),
+                   text(result['set_ns'], '.2f', 1e-6), text(result['clear_ns'], '.2f', 1e-6)]
+
+
+class Goals:
+    """Ours against what is to be reached."""
+
+    def __init__(self, runs):
+        self.runs = runs
+        self.rows = []
+
+    def find(self, what, peer=OURS, vcpus=None):
+        for run in self.runs.get(what, ()):
+            if run.get('peer') == peer and vcpus in (None, run['vcpus']):
+                return run
+        return None
+
+    def check(self, measure, value, bound, form='.2f', unit='', of=''):
+        self.rows.append([measure, f'≤ {format(bound, form)}{unit}{of}',
+                          f'{format(value, form)}{unit}',
+                          'met' if value <= bound else '**missed**'])
+
+    def ratio(self, measure, ours, other, bound, bound_text):
+        self.rows.append([measure, bound_text, f'{ours / other:.3f}',
+                          'met' if ours <= bound * other else '**missed**'])
+
+    def accuracy(self):
+        ours, qemu = self.find('accuracy', vcpus=1), self.find('accuracy', QEMU, 1)
+        self.check('worst accuracy error, 1 vCPU', worst_error(ours), 0.05, unit=' points')
+        self.ratio("the same, over stock QEMU's", worst_error(ours), worst_error(qemu), 1 / 10,
+                   '≤ 1/10')
+        ours = self.find('accuracy', vcpus=22)
+        best = min(worst_error(run) for run in self.runs['accuracy']
+                   if run['vcpus'] == 22 and OURS not in run['peer'])
+        self.check('worst accuracy error, 22 vCPUs on 1 CPU', worst_error(ours), 0.25,
+                   unit=' points')
+        self.ratio("the same, over the best peer's", worst_error(ours), best, 1 / 20, '≤ 1/20')
+
+    def stall(self):
+        ours, qemu = [result_at(self.find('accuracy', peer, 1), 99)['stall_max_ns']
+                      for peer in (OURS, QEMU)]
+        self.check('longest stall at 99 %, by the guest', ours / 1e6, 20, '.1f', ' ms')
+        self.ratio("the same, over stock QEMU's", ours, qemu, 1 / 20, '≤ 1/20')
+
+    def cost(self):
+        one, many = self.find('cost', vcpus=1), self.find('cost', vcpus=64)
+        self.ratio("cost of a window, 1 vCPU, over stock QEMU's", window_ns(one),
+                   window_ns(self.find('cost', QEMU, 1)), 1 / 3, '≤ 1/3')
+        for vcpus in 1, 64:
+            self.ratio(f'cost of a window, {vcpus} vCPUs, over the floor',
+                       window_ns(self.find('cost', vcpus=vcpus)),
+                       window_ns(self.find('floor', None, vcpus)), 1.3, '≤ 1.3')
+        self.ratio('growth of the cost for each vCPU, 1 to 64', window_ns(many), window_ns(one),
+                   1.1, '≤ 1.1')
+
+    def stop(self):
+        for vcpus in sorted({run['vcpus'] for run in self.runs['latency']}):
+            ours, none = [statistics.median(values_of(self.find('latency', peer, vcpus),
+                                                      'stop_ns')) for peer in (OURS, 'none')]
+            self.ratio(f'stop request at 99 %, {vcpus} vCPUs, over unthrottled', ours, none, 1.1,
+                       '≤ 1.1')
+
+    def lock(self):
+        share = 100 * useful_share(self.find('lock'), 50)
+        self.rows.append(['contended spinlock at 50 %, of the ideal share', '≥ 95 %',
+                          f'{share:.1f} %', 'met' if share >= 95 else '**missed**'])
+
+    def idle(self):
+        speeds = {run['loaded']: run['speed'] for run in self.runs['idle']}
+        self.rows.append(['speed with the module loaded, over not loaded', '-',
+                          f'{speeds[True] / speeds[False]:.5f}', '-'])
+
+    def show(self):
+        if {'accuracy', 'cost', 'floor', 'latency', 'lock', 'idle'} <= set(self.runs):
+            self.accuracy()
+            self.stall()
+            self.cost()
+            self.stop()
+            self.lock()
+            self.idle()
+            table('Goals', ['measure', 'goal', 'reached', ''], self.rows)
 
 
 def main():
@@ -81,26 +219,28 @@ def main():
     runs = {}
     for run in results['runs']:
         runs.setdefault(run['what'], []).append(run)
+    print('<!-- SPDX-License-Identifier: GPL-2.0-or-later -->')
     print('# Ways to throttle a VM, on the same guest\n')
     print(f'`make bench{" QUICK=1" if results["quick"] else ""}`, Linux {results["kernel"]}, '
-          'one emulated CPU, virtual time.')
+          'one emulated CPU, virtual time: 4 ns are an instruction.')
+    Goals(runs).show()
     for vcpus in sorted({run['vcpus'] for run in runs.get('accuracy', ())}):
         some = [run for run in runs['accuracy'] if run['vcpus'] == vcpus]
-        shares(some, f'Actual throttle in percent, {vcpus} vCPUs on 1 CPU')
+        shares(some, f'Accuracy, {vcpus} vCPU{"s" if vcpus > 1 else ""} on 1 CPU')
         if vcpus == 1:
             stalls(some)
+    if 'stall' in runs:
+        meters(runs['stall'])
     if 'cost' in runs or 'floor' in runs:
         costs(runs.get('cost', []) + runs.get('floor', []))
     if 'latency' in runs:
         latencies(runs['latency'])
-    for guest, title in (('lock', 'contends for a spinlock'), ('token', 'passes a token')):
+    for guest, title in (('lock', 'contend for a spinlock'), ('token', 'pass a token')):
         if guest in runs:
-            useful(runs[guest], f'Work over the ideal share: 4 vCPUs on 1 CPU, a guest that {title}')
-    for run in runs.get('scale', ()):
-        shares([run], f'Actual throttle in percent, {run["vms"]} VMs of {run["vcpus"]} vCPUs on 1 CPU')
-    speeds = {run['loaded']: run['speed'] for run in runs.get('idle', ())}
-    if len(speeds) == 2:
-        print(f'\nSpeed with the module loaded, over not loaded: {speeds[True] / speeds[False]:.5f}')
+            useful(runs[guest], f'Work over the ideal share: 4 vCPUs on 1 CPU that {title}')
+    if 'scale' in runs:
+        table('Many vCPUs on 1 CPU', ['', 'VMs × vCPUs', 'target', 'actual, %', 'ms to set all',
+                                      'ms to clear all'], list(scales(runs['scale'])))
 
 
 if __name__ == '__main__':

@@ -205,11 +205,6 @@ static bool cgroup_set_vm_100(struct bench_vm *vm, u32 percent_x100)
 	return cgroup_set_vm(vm, percent_x100, 100000);
 }
 
-static bool cgroup_set_vm_10(struct bench_vm *vm, u32 percent_x100)
-{
-	return cgroup_set_vm(vm, percent_x100, 10000);
-}
-
 static bool cgroup_set_vcpus_100(struct bench_vm *vm, u32 percent_x100)
 {
 	return cgroup_set_vcpus(vm, percent_x100, 100000);
@@ -385,15 +380,6 @@ static const struct peer peers[] = {
 		.set = cgroup_set_vm_100,
 		.windows = cgroup_windows_vm,
 		.period_ns = slow_period_ns,
-		.finish = cgroup_finish,
-	},
-	{
-		.name = "cpu.max-vm-10ms",
-		.max_x100 = 9999,
-		.prepare = cgroup_prepare_vm,
-		.set = cgroup_set_vm_10,
-		.windows = cgroup_windows_vm,
-		.period_ns = no_period_ns,
 		.finish = cgroup_finish,
 	},
 	{
