@@ -59,13 +59,13 @@ struct bench_gap {
  */
 struct bench_memory {
 	struct {
-		uint32_t work;
-	} __attribute__((aligned(64))) vcpus[BENCH_VCPUS_MAX];
-	uint32_t lock __attribute__((aligned(64)));
-	uint32_t token __attribute__((aligned(64)));
-	uint32_t nr_gaps __attribute__((aligned(64)));
+		_Alignas(64) uint32_t work;
+	} vcpus[BENCH_VCPUS_MAX];
+	_Alignas(64) uint32_t lock;
+	_Alignas(64) uint32_t token;
+	_Alignas(64) uint32_t nr_gaps;
 	struct {
-		uint32_t attend;
+		_Alignas(64) uint32_t attend;
 		uint32_t running;
 		uint32_t started;
 		uint32_t kind;
@@ -73,7 +73,7 @@ struct bench_memory {
 		uint32_t pad;
 		uint64_t gap_cycles;
 		uint64_t exit_cycles;
-	} orders __attribute__((aligned(64)));
+	} orders;
 	struct bench_gap gaps[GAPS_MAX];
 };
 

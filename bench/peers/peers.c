@@ -192,9 +192,11 @@ static int compare_u64(const void *a, const void *b)
 /* Index of the median of three. */
 static int median_of(const double v[3])
 {
-	if ((v[0] < v[1]) != (v[0] < v[2]))
-		return 0;
-	return (v[1] < v[0]) != (v[1] < v[2]) ? 1 : 2;
+	const bool first = v[0] < v[1], second = v[1] < v[2], both = v[0] < v[2];
+
+	if (first == second)
+		return 1;
+	return first == both ? 2 : 0;
 }
 
 /* Prints the stalls that the first vCPU of the first VM has seen. */
@@ -270,7 +272,7 @@ static void share(const struct peer *peer, enum bench_guest_kind kind, int nr, i
 	start_vms(peer, kind, nr, nr_vcpus);
 	run_vms(nr_vcpus);
 	ready_vms(peer);
-	full = speed(measure(peer, max(ns, nr * nr_vcpus * 5 * TURN_NS)));
+	full = speed(measure_median(peer, 0, max(ns, nr * nr_vcpus * 5 * TURN_NS), nr_vcpus));
 	printf("\"full_speed\": %.1f, \"results\": [", full);
 	for (i = 0; i < nr_targets; i++) {
 		if (i)
@@ -505,7 +507,7 @@ static void be_on_time(void)
 		    "sched_setscheduler");
 }
 
-static long number(const char *text, long low, long high)
+static long integer(const char *text, long low, long high)
 {
 	char *end;
 	long n = strtol(text, &end, 10);
@@ -543,7 +545,7 @@ static enum bench_guest_kind guest_argument(const char *name)
 
 static u64 ms_argument(const char *text)
 {
-	return number(text, 1, 1000000) * MS;
+	return integer(text, 1, 1000000) * MS;
 }
 
 int main(int argc, char **argv)
@@ -560,22 +562,22 @@ int main(int argc, char **argv)
 	printf("{");
 	if (!strcmp(what, "share") && argc > 7 && argc - 7 <= TARGETS_MAX) {
 		for (i = 7; i < argc; i++)
-			targets[i - 7] = number(argv[i], 1, 9999);
-		share(peer_argument(argv[2]), guest_argument(argv[3]), number(argv[4], 1, VMS_MAX),
-		      number(argv[5], 1, GUEST_VCPUS_MAX), ms_argument(argv[6]), argc - 7, targets);
+			targets[i - 7] = integer(argv[i], 1, 9999);
+		share(peer_argument(argv[2]), guest_argument(argv[3]), integer(argv[4], 1, VMS_MAX),
+		      integer(argv[5], 1, GUEST_VCPUS_MAX), ms_argument(argv[6]), argc - 7, targets);
 	} else if (!strcmp(what, "cost") && argc == 6) {
-		cost(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
-		     ms_argument(argv[4]), number(argv[5], 1, 9999));
+		cost(peer_argument(argv[2]), integer(argv[3], 1, GUEST_VCPUS_MAX),
+		     ms_argument(argv[4]), integer(argv[5], 1, 9999));
 	} else if (!strcmp(what, "stall") && argc == 6) {
-		stall(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
-		      ms_argument(argv[4]), number(argv[5], 1, 9999));
+		stall(peer_argument(argv[2]), integer(argv[3], 1, GUEST_VCPUS_MAX),
+		      ms_argument(argv[4]), integer(argv[5], 1, 9999));
 	} else if (!strcmp(what, "latency") && argc == 6) {
-		latency(peer_argument(argv[2]), number(argv[3], 1, GUEST_VCPUS_MAX),
-			number(argv[4], 0, 9999), number(argv[5], 1, 1000));
+		latency(peer_argument(argv[2]), integer(argv[3], 1, GUEST_VCPUS_MAX),
+			integer(argv[4], 0, 9999), integer(argv[5], 1, 1000));
 	} else if (!strcmp(what, "floor") && argc == 4) {
-		floor_cost(number(argv[2], 1, GUEST_VCPUS_MAX), ms_argument(argv[3]));
+		floor_cost(integer(argv[2], 1, GUEST_VCPUS_MAX), ms_argument(argv[3]));
 	} else if (!strcmp(what, "speed") && argc == 4) {
-		start_vms(peer_find("none"), BENCH_WORK, 1, number(argv[2], 1, GUEST_VCPUS_MAX));
+		start_vms(peer_find("none"), BENCH_WORK, 1, integer(argv[2], 1, GUEST_VCPUS_MAX));
 		run_vms(vms[0].nr_vcpus);
 		sleep_ns(500 * MS);
 		printf("\"speed\": %.2f", speed(measure(peer_find("none"), ms_argument(argv[3]))));

@@ -46,7 +46,7 @@ static const char *qmp_answer(struct bench_vm *vm, const char *command)
 	return line;
 }
 
-__attribute__((format(printf, 2, 3)))
+__printf(2, 3)
 static const char *qmp(struct bench_vm *vm, const char *format, ...)
 {
 	va_list arguments;
@@ -244,7 +244,7 @@ static bool is_migrating(struct bench_vm *vm)
 }
 
 /* With @percent 0 there is no auto-converge, and all else is the same. */
-static void migrate(struct bench_vm *vm, int percent)
+static void begin_migration(struct bench_vm *vm, int percent)
 {
 	u64 deadline = now_ns() + PATIENCE_NS;
 	const char *answer;
@@ -274,7 +274,7 @@ static void migrate(struct bench_vm *vm, int percent)
 
 void qemu_ready(struct bench_vm *vm)
 {
-	migrate(vm, 0);
+	begin_migration(vm, 0);
 }
 
 bool qemu_set(struct bench_vm *vm, u32 percent_x100)
@@ -289,7 +289,7 @@ bool qemu_set(struct bench_vm *vm, u32 percent_x100)
 		qemu_run(vm, vm->memory->orders.running);
 	}
 	vm->throttled = true;
-	migrate(vm, percent_x100 / 100);
+	begin_migration(vm, percent_x100 / 100);
 	return true;
 }
 

@@ -21,12 +21,14 @@
 #define STOP_SLOT_NS	(100 * MS)
 #define STOP_SAMPLE_NS	(20 * MS)
 #define STOP_ALPHA	0.08
-#define STOP_EPSILON	1e-6
+#define STOP_EPSILON	0.000001
 
 /* How many CPUs the VM gets at full speed. */
 static double vm_cpus(struct bench_vm *vm)
 {
-	return min((long)vm->nr_vcpus, sysconf(_SC_NPROCESSORS_ONLN));
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return vm->nr_vcpus < cpus ? vm->nr_vcpus : cpus;
 }
 
 static bool no_set(struct bench_vm *vm, u32 percent_x100)
@@ -225,7 +227,8 @@ static u64 cgroup_throttled(struct bench_vm *vm, int vcpu)
 	file = fopen(path, "re");
 	TEST_ASSERT(file, "open %s", path);
 	while (fgets(line, sizeof(line), file))
-		sscanf(line, "nr_throttled %lu", &windows);
+		if (sscanf(line, "nr_throttled %lu", &windows) == 1)
+			break;
 	fclose(file);
 	return windows;
 }
