@@ -36,6 +36,7 @@ VCPU_TIMERS_BINARY = os.path.join(HERE, '../../qemu/bin/qemu-vcpu-timers')
 ONE_TARGETS = 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 9500, 9900, 9990
 MANY_TARGETS = 2000, 5000, 8000, 9000, 9500, 9900
 QUICK_TARGETS = 2000, 5000, 9000, 9900
+QUICK_MANY_TARGETS = 5000, 9900
 
 # Full speed, for a target.
 UNTHROTTLED = 0
@@ -62,7 +63,8 @@ class Bench:
 
 def accuracy(peers, quick):
     for vcpus in (1, 22) if quick else (1, 22, 4):
-        targets = QUICK_TARGETS if quick else ONE_TARGETS if vcpus == 1 else MANY_TARGETS
+        targets = (QUICK_MANY_TARGETS if quick else MANY_TARGETS) if vcpus > 1 else \
+            (QUICK_TARGETS if quick else ONE_TARGETS)
         for peer in peers:
             yield (('share', peer, 'work', 1, vcpus, 2000 if vcpus == 1 else 1000) + targets,
                    {'what': 'accuracy', 'peer': peer, 'vcpus': vcpus})
@@ -80,7 +82,7 @@ def latencies(peers, quick):
     for vcpus in (1,) if quick else (1, 22):
         for peer in ('none',) + (peers if vcpus == 1 else (OURS, QEMU, 'pause-resume')):
             # To have QEMU throttle anew takes seconds for each vCPU.
-            count = 8 if 'qemu' not in peer else 4 if vcpus == 1 else 1
+            count = 8 if 'qemu' not in peer else 4 if vcpus == 1 and not quick else 1
             yield (('latency', peer, vcpus, UNTHROTTLED if peer == 'none' else 9900, count),
                    {'what': 'latency', 'peer': peer, 'vcpus': vcpus})
 
@@ -92,7 +94,7 @@ def plan(quick):
     yield from costs(peers, quick)
     yield from latencies(peers, quick)
     for guest in 'lock', 'token':
-        for peer in peers:
+        for peer in (OURS, QEMU, 'cpu.max-vcpu-100ms', 'pause-resume') if quick else peers:
             yield (('share', peer, guest, 1, 4, 2000, 5000, 9000),
                    {'what': guest, 'peer': peer, 'vcpus': 4})
     for peer in peers:

@@ -59,6 +59,7 @@ struct sample {
 	u64 work;
 	u64 windows;
 	u64 soaked;
+	u64 other_ns;
 };
 
 static struct bench_vm vms[VMS_MAX];
@@ -86,6 +87,8 @@ static struct sample sample(const struct peer *peer)
 	s.ns = now_ns();
 	for (i = 0; i < nr_vms; i++)
 		s.windows += peer->windows(&vms[i]);
+	for (i = 0; peer->other_ns && i < nr_vms; i++)
+		s.other_ns += peer->other_ns(&vms[i]);
 	return s;
 }
 
@@ -102,6 +105,7 @@ static struct sample measure(const struct peer *peer, u64 ns)
 		.work = after.work - before.work,
 		.windows = after.windows - before.windows,
 		.soaked = after.soaked - before.soaked,
+		.other_ns = after.other_ns - before.other_ns,
 	};
 }
 
@@ -334,7 +338,7 @@ static struct cost_units cost_units(const struct peer *peer, u64 ns)
 
 static double cost_ns(struct cost_units units, struct sample s)
 {
-	return s.ns - s.work * units.work_ns - s.soaked * units.soak_ns;
+	return s.ns - s.work * units.work_ns - s.soaked * units.soak_ns - s.other_ns;
 }
 
 /* As measure_median(). */

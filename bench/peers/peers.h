@@ -126,6 +126,7 @@ void qemu_attach(struct bench_vm *vm);
 void qemu_ready(struct bench_vm *vm);
 bool qemu_set(struct bench_vm *vm, u32 percent_x100);
 u64 qemu_windows(struct bench_vm *vm);
+u64 qemu_migration_ns(struct bench_vm *vm);
 
 /**
  * bench_shared() - make memory to share with other processes
@@ -146,6 +147,7 @@ void *bench_shared(size_t size, int *fd);
  * @set_is_slow: by what it takes until @set has an effect, nothing can be told
  * @set: set the throttle of a VM, 0 is full speed; false if it can't be
  * @windows: times that a vCPU was kept out of the guest
+ * @other_ns: CPU time that is no cost of the throttle, or NULL
  * @period_ns: length of its cycle at a percentage
  * @finish: called when the VM has ended, or NULL
  */
@@ -158,6 +160,7 @@ struct peer {
 	bool set_is_slow;
 	bool (*set)(struct bench_vm *vm, u32 percent_x100);
 	u64 (*windows)(struct bench_vm *vm);
+	u64 (*other_ns)(struct bench_vm *vm);
 	u64 (*period_ns)(u32 percent_x100);
 	void (*finish)(struct bench_vm *vm);
 };

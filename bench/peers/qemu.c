@@ -23,6 +23,9 @@
 #define LOG		DIRECTORY "qemu.log"
 #define KVM_DEBUGFS	"/sys/kernel/debug/kvm"
 
+/* What QEMU calls it, with -name debug-threads=on. */
+#define MIGRATION_THREAD	"mig/src/main"
+
 #define POLL_NS		(20 * MS)
 #define PATIENCE_NS	(120000 * MS)
 
@@ -154,7 +157,7 @@ static void execute(struct bench_vm *vm, int monitor)
 	snprintf(megabytes, sizeof(megabytes), "%dM", FIRMWARE_END >> 20);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	dup2(log, STDERR_FILENO);
-	execl(binary_of(vm->vmm), "qemu", "-S", "-accel", "kvm", "-machine",
+	execl(binary_of(vm->vmm), "qemu", "-S", "-name", "bench,debug-threads=on", "-accel", "kvm", "-machine",
 	      "q35,memory-backend=ram", "-cpu", "qemu64", "-smp", smp, "-m", megabytes,
 	      "-object", ram, "-bios", DIRECTORY "firmware.bin", "-nodefaults",
 	      "-no-user-config", "-display", "none", "-chardev", socket,
@@ -291,6 +294,38 @@ bool qemu_set(struct bench_vm *vm, u32 percent_x100)
 	vm->throttled = true;
 	begin_migration(vm, percent_x100 / 100);
 	return true;
+}
+
+/* Of the thread that migrates, which there is one of at a time. */
+u64 qemu_migration_ns(struct bench_vm *vm)
+{
+	char path[320], name[16];
+	struct dirent *entry;
+	u64 ns = 0;
+	DIR *dir;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", vm->pid);
+	dir = opendir(path);
+	TEST_ASSERT(dir, "open %s", path);
+	while ((entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/comm", vm->pid, entry->d_name);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (!fgets(name, sizeof(name), f))
+			name[0] = '\0';
+		fclose(f);
+		if (strncmp(name, MIGRATION_THREAD, strlen(MIGRATION_THREAD)))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/schedstat", vm->pid,
+			 entry->d_name);
+		f = fopen(path, "re");
+		TEST_ASSERT(f && fscanf(f, "%lu", &ns) == 1, "read %s", path);
+		fclose(f);
+	}
+	closedir(dir);
+	return ns;
 }
 
 u64 qemu_windows(struct bench_vm *vm)

@@ -346,6 +346,7 @@ static const struct peer peers[] = {
 		.set = qemu_set,
 		.set_is_slow = true,
 		.windows = qemu_windows,
+		.other_ns = qemu_migration_ns,
 		.period_ns = timer_period_ns,
 	},
 	{
@@ -356,6 +357,7 @@ static const struct peer peers[] = {
 		.set = qemu_set,
 		.set_is_slow = true,
 		.windows = qemu_windows,
+		.other_ns = qemu_migration_ns,
 		.period_ns = timer_period_ns,
 	},
 	{
