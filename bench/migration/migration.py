@@ -243,6 +243,15 @@ class Qemu:
         end, after = time.monotonic(), self.work()
         return (after - before) / (end - start)
 
+    def cpu_s(self):
+        """For how long its vCPUs' threads have had a CPU."""
+        total_ns = 0
+        for vcpu in self.qmp('query-cpus-fast'):
+            with open(f"/proc/{self.process.pid}/task/{vcpu['thread-id']}/schedstat",
+                      encoding='ascii') as file:
+                total_ns += int(file.read().split()[0])
+        return total_ns / 1e9
+
     def check_memory(self, sweeps=2):
         """Wait until every vCPU has looked at all of its pages; returns the errors."""
         before = self.reports()
