@@ -95,7 +95,8 @@ def plan(quick):
     yield from latencies(peers, quick)
     for guest in 'lock', 'token':
         for peer in (OURS, QEMU, 'cpu.max-vcpu-100ms', 'pause-resume') if quick else peers:
-            yield (('share', peer, guest, 1, 4, 2000, 5000, 9000),
+            yield (('share', peer, guest, 1, 4) + ((1000, 5000) if quick else
+                                                   (2000, 5000, 9000)),
                    {'what': guest, 'peer': peer, 'vcpus': 4})
     for peer in peers:
         yield ('stall', peer, 1, 3000, 9900), {'what': 'stall', 'peer': peer, 'vcpus': 1}

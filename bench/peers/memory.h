@@ -40,7 +40,7 @@ struct bench_gap {
 	uint64_t end;
 };
 
-/**
+/*
  * struct bench_memory - memory that the guest, its VMM and the bench share
  * @vcpus: what each vCPU has done
  * @lock: of BENCH_LOCK
