@@ -132,6 +132,8 @@ def main():
     options = parse_options()
     runs = [(arguments, labels) for arguments, labels in plan(options.quick)
             if options.only in (None, labels['what'])]
+    command = 'bench/peers/run' + ' --quick' * options.quick + \
+        (f' --only {options.only}' if options.only else '')
     bench = Bench(len(runs))
     prepare()
     for arguments, labels in runs:
@@ -140,7 +142,7 @@ def main():
         bench.run(*arguments, **labels)
         # What there is by now is of use, whatever happens to the rest.
         with open(options.output, 'w', encoding='utf-8') as file:
-            json.dump({'quick': options.quick, 'kernel': os.uname().release,
+            json.dump({'command': command, 'kernel': os.uname().release,
                        'virtual_s': round(time.monotonic() - bench.start),
                        'runs': bench.runs}, file, indent=1)
     return 0

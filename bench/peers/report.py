@@ -35,8 +35,21 @@ def table(title, head, rows):
         print('| ' + ' | '.join(row) + ' |')
 
 
-def percents(run):
-    return [f'{result["target_x100"] / 100:g} %' for result in run['results']]
+def targets_of(runs):
+    """All that any of them has been set to."""
+    return sorted({result['target_x100'] / 100 for run in runs for result in run['results']})
+
+
+def percents(runs):
+    return [f'{target:g} %' for target in targets_of(runs)]
+
+
+def cells(run, targets, form):
+    """What form makes of each result: nothing of one that was not measured."""
+    results = {result['target_x100'] / 100: result for result in run['results']}
+    return ['' if target not in results else
+            '-' if results[target]['actual'] is None else form(results[target])
+            for target in targets]
 
 
 def worst_error(run):
@@ -69,16 +82,16 @@ def values_of(run, key):
 
 def shares(runs, title):
     """A table of actual throttles for runs with the same targets."""
-    table(title, ['actual, % at a target of'] + percents(runs[0]) + ['worst error'],
-          [[name(run)] + [text(result['actual']) for result in run['results']] +
+    table(title, ['actual, % at a target of'] + percents(runs) + ['worst error'],
+          [[name(run)] + cells(run, targets_of(runs), lambda result: text(result['actual'])) +
            [text(worst_error(run))] for run in runs])
 
 
 def stalls(runs):
-    table('Longest stall that the guest saw, 1 vCPU, ms', ['at'] + percents(runs[0]),
-          [[name(run)] + [
-              '-' if result['actual'] is None else f'{result["stall_max_ns"] / 1e6:.1f}'
-              for result in run['results']] for run in runs])
+    table('Longest stall that the guest saw, 1 vCPU, ms', ['at'] + percents(runs),
+          [[name(run)] + cells(run, targets_of(runs),
+                               lambda result: text(result['stall_max_ns'], '.1f', 1e-6))
+           for run in runs])
 
 
 def meters(runs):
@@ -93,9 +106,10 @@ def meters(runs):
 
 
 def useful(runs, title):
-    table(title, ['', 'units/s at full speed'] + percents(runs[0]),
+    table(title, ['', 'units/s at full speed'] + percents(runs),
           [[name(run), f'{run["full_speed"]:.0f}'] +
-           [f'{100 * useful_share(result):.0f} %' for result in run['results']] for run in runs])
+           cells(run, targets_of(runs), lambda result: f'{100 * useful_share(result):.0f} %')
+           for run in runs])
 
 
 def costs(runs):
@@ -214,8 +228,8 @@ def main():
         runs.setdefault(run['what'], []).append(run)
     print('<!-- SPDX-License-Identifier: GPL-2.0-or-later -->')
     print('# Ways to throttle a VM, on the same guest\n')
-    print(f'`make bench{" QUICK=1" if results["quick"] else ""}`, Linux {results["kernel"]}, '
-          'one emulated CPU, virtual time: 4 ns are an instruction.')
+    print(f'`{results["command"]}`, Linux {results["kernel"]}, one emulated CPU, virtual time: '
+          '4 ns are an instruction.')
     Goals(runs).show()
     for vcpus in sorted({run['vcpus'] for run in runs.get('accuracy', ())}):
         some = [run for run in runs['accuracy'] if run['vcpus'] == vcpus]
