@@ -312,28 +312,34 @@ struct cost_units {
 	double soak_ns;
 };
 
-/* The first vCPU of a VM whose vCPUs are stopped runs meanwhile. */
-static struct cost_units cost_units(const struct peer *peer, u64 ns)
+/* Before there are VMs: QEMU takes a percent of the CPU even where its vCPUs are stopped. */
+static double soak_unit_ns(u64 ns)
 {
-	struct cost_units units;
+	const struct peer *none = peer_find("none");
 	pthread_t thread;
 	struct sample s;
 	double v[3];
 	int i;
 
-	run_vms(1);
-	sleep_ns(300 * MS);
-	units.work_ns = 1e9 / speed(measure_median(peer, 0, ns, 1));
-	bench_vm_stop(&vms[0]);
-
 	TEST_ASSERT(!pthread_create(&thread, NULL, soak, NULL), "pthread_create");
 	sleep_ns(300 * MS);
 	for (i = 0; i < ARRAY_SIZE(v); i++) {
-		s = measure(peer, ns / ARRAY_SIZE(v));
+		s = measure(none, ns / ARRAY_SIZE(v));
 		v[i] = (double)s.ns / s.soaked;
 	}
-	units.soak_ns = v[median_of(v)];
-	return units;
+	return v[median_of(v)];
+}
+
+/* The first vCPU of a VM whose vCPUs are stopped runs meanwhile. */
+static double work_unit_ns(const struct peer *peer, u64 ns)
+{
+	double unit_ns;
+
+	run_vms(1);
+	sleep_ns(300 * MS);
+	unit_ns = 1e9 / speed(measure_median(peer, 0, ns, 1));
+	bench_vm_stop(&vms[0]);
+	return unit_ns;
 }
 
 static double cost_ns(struct cost_units units, struct sample s)
@@ -371,8 +377,9 @@ static void cost(const struct peer *peer, int nr_vcpus, u64 ns, u32 target)
 {
 	struct cost_units units;
 
+	units.soak_ns = soak_unit_ns(ns);
 	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
-	units = cost_units(peer, ns);
+	units.work_ns = work_unit_ns(peer, ns);
 	run_vms(nr_vcpus);
 	ready_vms(peer);
 	printf("\"target_x100\": %u, \"work_ns\": %.2f, \"soak_ns\": %.2f", target,
@@ -418,8 +425,9 @@ static void floor_cost(int nr_vcpus, u64 ns)
 	struct cost_units units;
 
 	exits.windows = peer_find("pause-resume")->windows;
+	units.soak_ns = soak_unit_ns(ns);
 	start_vms(&none, BENCH_WORK, 1, nr_vcpus);
-	units = cost_units(&none, ns);
+	units.work_ns = work_unit_ns(&none, ns);
 	end_vms(&none);
 	start_vms(&exits, BENCH_EXIT, 1, nr_vcpus);
 	run_vms(nr_vcpus);

@@ -188,7 +188,7 @@ class Goals:
         self.ratio("cost of a window, 1 vCPU, over stock QEMU's", window_ns(one),
                    window_ns(self.find('cost', QEMU, 1)), 1 / 3, '≤ 1/3')
         for vcpus in [run['vcpus'] for run in self.runs['floor']]:
-            self.ratio(f'cost of a window, {vcpus} vCPUs, over the floor',
+            self.ratio(f'cost of a window over the floor, with vCPUs: {vcpus}',
                        window_ns(self.find('cost', vcpus=vcpus)),
                        window_ns(self.find('floor', None, vcpus)), 1.3, '≤ 1.3')
         if many:
@@ -199,7 +199,7 @@ class Goals:
         for vcpus in sorted({run['vcpus'] for run in self.runs['latency']}):
             ours, none = [statistics.median(values_of(self.find('latency', peer, vcpus),
                                                       'stop_ns')) for peer in (OURS, 'none')]
-            self.ratio(f'stop request at 99 %, {vcpus} vCPUs, over unthrottled', ours, none, 1.1,
+            self.ratio(f'stop request at 99 % over unthrottled, with vCPUs: {vcpus}', ours, none, 1.1,
                        '≤ 1.1')
 
     def lock(self):
