@@ -65,7 +65,9 @@ struct sample {
 static struct bench_vm vms[VMS_MAX];
 static int nr_vms;
 
+static volatile bool soaking;
 static volatile u64 soaked;
+static pthread_t soak_thread;
 
 static u64 vm_work(const struct bench_vm *vm)
 {
@@ -289,12 +291,12 @@ static void share(const struct peer *peer, enum bench_guest_kind kind, int nr, i
 }
 
 /* Takes what time the guest leaves. */
-static void *soak(void *unused)
+static void *soak_code(void *unused)
 {
 	struct sched_param param = {};
 
 	TEST_ASSERT(!sched_setscheduler(0, SCHED_IDLE, &param), "SCHED_IDLE");
-	for (;;) {
+	while (soaking) {
 		for (int i = 0; i < 1000; i++)
 			barrier();
 		soaked++;
@@ -302,10 +304,23 @@ static void *soak(void *unused)
 	return NULL;
 }
 
+static void start_soak(void)
+{
+	soaking = true;
+	TEST_ASSERT(!pthread_create(&soak_thread, NULL, soak_code, NULL), "pthread_create");
+	sleep_ns(300 * MS);
+}
+
+static void stop_soak(void)
+{
+	soaking = false;
+	pthread_join(soak_thread, NULL);
+}
+
 /**
  * struct cost_units - what is no cost
  * @work_ns: a unit of work of the guest
- * @soak_ns: a turn of soak()
+ * @soak_ns: a turn of soak_code()
  */
 struct cost_units {
 	double work_ns;
@@ -316,21 +331,20 @@ struct cost_units {
 static double soak_unit_ns(u64 ns)
 {
 	const struct peer *none = peer_find("none");
-	pthread_t thread;
 	struct sample s;
 	double v[3];
 	int i;
 
-	TEST_ASSERT(!pthread_create(&thread, NULL, soak, NULL), "pthread_create");
-	sleep_ns(300 * MS);
+	start_soak();
 	for (i = 0; i < ARRAY_SIZE(v); i++) {
 		s = measure(none, ns / ARRAY_SIZE(v));
 		v[i] = (double)s.ns / s.soaked;
 	}
+	stop_soak();
 	return v[median_of(v)];
 }
 
-/* The first vCPU of a VM whose vCPUs are stopped runs meanwhile. */
+/* Without the soaking thread, to which SCHED_IDLE gives a little in any case. */
 static double work_unit_ns(const struct peer *peer, u64 ns)
 {
 	double unit_ns;
@@ -380,6 +394,7 @@ static void cost(const struct peer *peer, int nr_vcpus, u64 ns, u32 target)
 	units.soak_ns = soak_unit_ns(ns);
 	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
 	units.work_ns = work_unit_ns(peer, ns);
+	start_soak();
 	run_vms(nr_vcpus);
 	ready_vms(peer);
 	printf("\"target_x100\": %u, \"work_ns\": %.2f, \"soak_ns\": %.2f", target,
@@ -429,6 +444,7 @@ static void floor_cost(int nr_vcpus, u64 ns)
 	start_vms(&none, BENCH_WORK, 1, nr_vcpus);
 	units.work_ns = work_unit_ns(&none, ns);
 	end_vms(&none);
+	start_soak();
 	start_vms(&exits, BENCH_EXIT, 1, nr_vcpus);
 	run_vms(nr_vcpus);
 	sleep_ns(300 * MS);
