@@ -74,7 +74,7 @@ def main():
         for point in line:
             print(*point)
         print('END')
-    print('plot ' + ', '.join(
+    print('plot ' * bool(lines) + ', '.join(
         f'$line{number} with linespoints lw 2 pt 7 ps 0.5 lc rgb "{COLOURS[peer]}" '
         f'title "{title(peer)}"' for number, (peer, _) in enumerate(lines)))
 
