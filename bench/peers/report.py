@@ -219,7 +219,8 @@ class Goals:
                                 ({'lock'}, self.lock), ({'idle'}, self.idle)):
             if needed <= set(self.runs):
                 compare()
-        table('Goals', ['measure', 'goal', 'reached', ''], self.rows)
+        if self.rows:
+            table('Goals', ['measure', 'goal', 'reached', ''], self.rows)
 
 
 def main():
