@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What the subcommands of kvm-throttle share.
+ * What the subcommands of kvm-throttle and kvm-throttle-meter share.
  */
 #include <err.h>
 #include <errno.h>

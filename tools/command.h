@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the subcommands of kvm-throttle share: exit status, options that several
- * have, and how they find a process, wait and end.
+ * What the subcommands of kvm-throttle and kvm-throttle-meter share: exit status,
+ * options that several have, and how they find a process, wait and end.
  */
 #ifndef COMMAND_H
 #define COMMAND_H

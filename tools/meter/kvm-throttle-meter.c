@@ -5,29 +5,17 @@
  */
 #include <argp.h>
 #include <err.h>
-#include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/pidfd.h>
-#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <json-c/json.h>
 
-#include "../parse.h"
-#include "../proc.h"
+#include "../command.h"
 #include "meter.h"
-
-/* Exit status, as in the man page; anything else that fails is EXIT_FAILURE. */
-#define EXIT_USAGE	2
-#define EXIT_VM_ENDED	3
-
-#define FOR_MIN_NS	NSEC_PER_MSEC
-#define FOR_MAX_NS	(365 * 24 * 3600 * NSEC_PER_SEC)
 
 #define BAR_WIDTH	40
 
@@ -58,20 +46,13 @@ static const struct argp_option argp_options[] = {
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct options *o = state->input;
-	uint64_t value;
 
 	switch (key) {
 	case 'p':
-		if (parse_number(arg, INT32_MAX, &value) || !value)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--pid: '%s' is not a process id", arg);
-		o->pid = value;
+		o->pid = option_pid(state, arg);
 		return 0;
 	case OPTION_FOR:
-		if (parse_duration(arg, FOR_MIN_NS, FOR_MAX_NS, &o->for_ns))
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--for: '%s' is not a time from 1ms to 8760h, such as 500ms, 10s, 5m or 2h",
-				     arg);
+		o->for_ns = option_for(state, arg);
 		return 0;
 	case OPTION_JSON:
 		o->json = true;
@@ -103,22 +84,6 @@ enum end {
 	END_TIME,
 	END_VM,
 };
-
-/* A file descriptor that is readable once this process is told to end. */
-static int open_signals(void)
-{
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC);
-	if (fd < 0)
-		err(EXIT_FAILURE, "signalfd");
-	return fd;
-}
 
 static enum end wait_for_end(const struct options *o, int process, int signals)
 {
@@ -329,8 +294,8 @@ static struct json_object *json_vcpu(const struct meter_record *r)
 	return json;
 }
 
-static void print_json(const struct process *process, const struct meter_record *r,
-		       unsigned int nr, const struct meter_cost *cost, double seconds)
+static void show_json(const struct process *process, const struct meter_record *r,
+		      unsigned int nr, const struct meter_cost *cost, double seconds)
 {
 	struct json_object *json = json_object_new_object();
 	struct json_object *vcpus = json_object_new_array();
@@ -350,19 +315,10 @@ static void print_json(const struct process *process, const struct meter_record 
 	json_object_object_add(json, "seconds", json_object_new_double_s(seconds, text));
 	json_object_object_add(json, "vcpus", vcpus);
 	json_object_object_add(json, "cost", own);
-	puts(json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
-	json_object_put(json);
+	print_json(stdout, json);
 }
 
 /* --- main ----------------------------------------------------------------- */
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * NSEC_PER_SEC + t.tv_nsec;
-}
 
 int main(int argc, char **argv)
 {
@@ -381,10 +337,8 @@ int main(int argc, char **argv)
 	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 
-	process = proc_of_thread(o.pid);
-	pidfd = process.pid ? pidfd_open(process.pid, 0) : -1;
-	if (pidfd < 0)
-		errx(EXIT_FAILURE, "there is no process %d", o.pid);
+	process = find_process(o.pid);
+	pidfd = open_process(&process);
 	signals = open_signals();
 	m = meter_open(process.pid, why, sizeof(why));
 	if (!m)
@@ -419,7 +373,7 @@ int main(int argc, char **argv)
 		     "no thread of process %d (%s) entered a guest in %.3f s",
 		     process.pid, process.name, seconds);
 	if (o.json)
-		print_json(&process, r, nr, &cost, seconds);
+		show_json(&process, r, nr, &cost, seconds);
 	else
 		print_text(r, nr, &cost, seconds);
 	free(r);

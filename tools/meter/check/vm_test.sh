@@ -95,6 +95,15 @@ run --pid $vm --for 2s --json
 result 'throttled by cpu.max to a fifth'
 echo $vm >/sys/fs/cgroup/cgroup.procs
 
+"$command" --pid $vm --json >"$dir/out" 2>&1 &
+meter=$!
+sleep 1
+kill -HUP $meter
+wait $meter
+# Its own start takes some of so short a time.
+[ $? -eq 0 ] && guest_percent 90 100
+result 'SIGHUP: what was measured'
+
 "$command" --pid $vm --for 1h >"$dir/out" 2>&1 &
 meter=$!
 sleep 1
