@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -27,6 +28,8 @@ PATCHED = os.path.join(HERE, '../../qemu/bin/qemu-system-x86_64')
 # Where everything is that has to do with time: in memory.
 DIRECTORY = '/tmp/migration'
 RAM_DIRECTORY = '/dev/shm'
+
+HUGE_PAGES = '/sys/kernel/mm/transparent_hugepage/enabled'
 
 # As in guest.h.
 PAGE = 4096
@@ -243,15 +246,6 @@ class Qemu:
         end, after = time.monotonic(), self.work()
         return (after - before) / (end - start)
 
-    def cpu_s(self):
-        """For how long its vCPUs' threads have had a CPU."""
-        total_ns = 0
-        for vcpu in self.qmp('query-cpus-fast'):
-            with open(f"/proc/{self.process.pid}/task/{vcpu['thread-id']}/schedstat",
-                      encoding='ascii') as file:
-                total_ns += int(file.read().split()[0])
-        return total_ns / 1e9
-
     def check_memory(self, sweeps=2):
         """Wait until every vCPU has looked at all of its pages; returns the errors."""
         before = self.reports()
@@ -303,6 +297,26 @@ class Qemu:
     def cancel(self):
         self.qmp('migrate_cancel')
         return self.wait_for_end('cancelled')
+
+
+class Sink:
+    """A destination for one migration that doesn't end: reads, as long as it is to."""
+
+    address = 'fd:sink'
+
+    def __init__(self, source):
+        self.socket, other = socket.socketpair()
+        with other:
+            socket.send_fds(source.qmp.socket, [b' '], [other.fileno()])
+            source.qmp('getfd', fdname='sink')
+        self.reading = threading.Event()
+        self.reading.set()
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        with self.socket:
+            while self.socket.recv(1 << 16):
+                self.reading.wait()
 
 
 def wait_until(condition, what, seconds=PATIENCE_S, interval=0.02):
@@ -392,6 +406,10 @@ def prepare():
     """Call it first."""
     os.makedirs(DIRECTORY, exist_ok=True)
     shutil.copy(GUEST, DIRECTORY)
+    # khugepaged takes 1 % of the only CPU for seconds after each start of a QEMU, to find
+    # nothing: the guests' memory is in files.
+    with open(HUGE_PAGES, 'w', encoding='ascii') as file:
+        file.write('never')
 
 
 def warm_up(binary):
