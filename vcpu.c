@@ -27,6 +27,12 @@
 #define KVM_THROTTLE_RETRY_MAX_NS	(80 * NSEC_PER_USEC)
 
 /*
+ * After a signal, the thread is not back before it has handled that.  It may be
+ * a request to stop, which looks would only delay.
+ */
+#define KVM_THROTTLE_RETRY_KICKED_NS	(20 * NSEC_PER_USEC)
+
+/*
  * A request to the vCPU that KVM has no name for and never takes back: while any
  * is pending, KVM_RUN goes round in its loop and doesn't enter the guest.  The
  * highest there can be, which KVM will be the last to use.
@@ -120,9 +126,11 @@ static void kvm_throttle_start(struct kvm_throttle_vcpu *v, u64 at, u64 charge)
  */
 static void kvm_throttle_retry(struct kvm_throttle_vcpu *v, u64 now)
 {
-	u64 at;
+	u64 least, at;
 
-	v->retry_ns = clamp(2 * v->retry_ns, (u64)KVM_THROTTLE_RETRY_MIN_NS,
+	least = v->kicked ? KVM_THROTTLE_RETRY_KICKED_NS :
+			    KVM_THROTTLE_RETRY_MIN_NS;
+	v->retry_ns = clamp(2 * v->retry_ns, least,
 			    (u64)KVM_THROTTLE_RETRY_MAX_NS);
 	trace_kvm_throttle_retry(v);
 	kvm_throttle_hold(v);

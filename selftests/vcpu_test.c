@@ -615,4 +615,35 @@ TEST_F(vcpu, paused_vcpu_is_left_alone)
 	guest_start(&self->guest, 0);
 }
 
+/* Runs the vCPU until told to stop, and is busy with that for a while. */
+static void *stopped_thread(void *arg)
+{
+	guest_run(arg, 0);
+	for (int i = 0; i < 30000; i++)
+		barrier();
+	pause();
+	return NULL;
+}
+
+/* What the module does then is time that the VMM waits for it. */
+TEST_F(vcpu, stopped_vcpu_is_rarely_looked_for)
+{
+	pthread_t thread;
+	u64 retries;
+
+	START(GUEST_WORK, 1);
+	thread = start_instead(&self->guest, stopped_thread);
+	set(self->fd, 9990);
+	wait_for_sleep(self->fd);
+	retries = state_of(self->fd, 0).retries;
+	leave_kvm_run(&self->guest, thread);
+	sleep_ns(10 * MS);
+	retries = state_of(self->fd, 0).retries - retries;
+	if (throttle_exact())
+		EXPECT_LE(retries, 5);
+	pthread_kill(thread, SIGUSR1);
+	pthread_join(thread, NULL);
+	guest_start(&self->guest, 0);
+}
+
 TEST_HARNESS_MAIN
