@@ -19,7 +19,6 @@
 #include "throttle_util.h"
 
 #define PERIOD_NS	(1 * MS)
-
 #define RUN_NS		(PERIOD_NS / 2)
 
 /* In hundredths of what it costs anyhow. */
