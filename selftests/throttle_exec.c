@@ -22,7 +22,6 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/user.h>
 #include <sys/wait.h>
 
 /* In tools/include, which the library needs, there is another linux/filter.h. */
@@ -158,7 +157,7 @@ static void look(void)
 static void stopped(pid_t tid, int status)
 {
 	int signal = WSTOPSIG(status), event = status >> 16;
-	struct user_regs_struct regs;
+	struct __ptrace_syscall_info info;
 
 	if (event == PTRACE_EVENT_SECCOMP) {
 		/* To the end of the system call. */
@@ -170,8 +169,9 @@ static void stopped(pid_t tid, int status)
 		return;
 	}
 	if (signal == (SIGTRAP | 0x80)) {
-		if (!ptrace(PTRACE_GETREGS, tid, 0, &regs) && (long)regs.rax >= 0)
-			throttle_vm(tid, regs.rax);
+		if (ptrace(PTRACE_GET_SYSCALL_INFO, tid, sizeof(info), &info) > 0 &&
+		    info.op == PTRACE_SYSCALL_INFO_EXIT && info.exit.rval >= 0)
+			throttle_vm(tid, info.exit.rval);
 		signal = 0;
 	}
 	ptrace(PTRACE_CONT, tid, 0, event ? 0 : signal);
