@@ -582,7 +582,7 @@ static int follow(struct recording *r, int signals, int vm_pidfd)
 			err(EXIT_FAILURE, "poll");
 		if (fds[1].revents) {
 			result = EXIT_VM_ENDED;
-			end_ns = now + DEATH_NS;
+			end_ns = now_ns() + DEATH_NS;
 			fds[1].fd = -1;
 		}
 		tracefs_read(now_ns() - SETTLE_NS, handle_event, r);

@@ -344,7 +344,7 @@ end_job 0
 [ $status -eq 3 ] && last "process $ended (spin_vm) has ended$" && recorded "$dir/c.rec" "
 of('detach')[-1]['dead'] and len(of('signal')) >= 2 and
 sum(w['signals'] for w in of('window')) == len(of('signal')) and
-all(s['vcpu'] == 0 and lines[0]['time_ns'] < s['time_ns'] < lines[-1]['time_ns']
+all(s['vcpu'] in (0, 3) and lines[0]['time_ns'] < s['time_ns'] < lines[-1]['time_ns']
 for s in of('signal'))"
 result 'record: signals, and the VM ended'
 nothing_left
