@@ -15,7 +15,8 @@
  * in several iterations with a lower percentage takes longer, and costs the
  * guest more work in the end: it is throttled for all of that time.
  *
- * A guest is left alone until what remains has stopped to shrink, or until it
+ * A guest is left alone until what remains has stopped to shrink, or shrinks so
+ * slowly that it would take several times as long as the first pass, or until it
  * would be too late for the time limit.
  */
 #include <math.h>
@@ -53,14 +54,22 @@
 #define PROBE_EVERY_S	1.0
 #define PROBE_EVERY	4
 /* It has to stay so for so long, and longer than it has ever done before. */
-#define HOT_S		2.0
-#define HOT_LONGER	1.5
+#define HOT_S		3.0
+#define HOT_LONGER	2.0
 
 /* More than this will be dirtied for each byte sent. */
 #define HOPELESS_RATIO	1.05
 
+/*
+ * With as much as this it may end by itself, but slowly.  If it takes longer than
+ * so many times the first pass, it is helped.
+ */
+#define SLOW_RATIO	0.9
+#define SLOW_PASSES	2.5
+#define SLOW_S		2.0
+
 /* Iterations that are shorter are taken together: they say too little. */
-#define ROUND_S		1.0
+#define ROUND_S		0.75
 #define THROTTLED_ROUND_S 0.25
 
 /* How much may be dirtied in the last iteration, of what the downtime allows. */
@@ -229,16 +238,18 @@ static void look_ahead(struct policy *p)
 {
 	double ratio = p->round_dirtied / p->round_sent;
 	double length = p->round_sent / p->round_syncs;
-	double slope;
 
 	if (!p->first_length) {
 		p->first_ratio = ratio;
 		p->first_length = length;
 	}
+	p->ratio = ratio;
+	p->last_ratio = ratio;
 	if (length * ALIKE > p->first_length)
 		return;
-	slope = (ratio - p->first_ratio) / (p->first_length - length);
-	if (ratio + slope * (length - threshold(p)) > HOPELESS_RATIO)
+	p->last_ratio += (ratio - p->first_ratio) / (p->first_length - length) *
+			 (length - threshold(p));
+	if (p->last_ratio > HOPELESS_RATIO)
 		p->hopeless_rounds++;
 	else
 		p->hopeless_rounds = 0;
@@ -250,6 +261,8 @@ static void end_round(struct policy *p)
 	bool first = !p->nr_points;
 	double share = first ? FIRST_SHARE : STUCK_SHARE;
 
+	if (first)
+		p->pass_s = p->last.time_s;
 	if (p->round_used_s > 0)
 		add_point(p);
 	if (!first)
@@ -335,6 +348,13 @@ static bool is_hot(const struct policy *p)
 	       p->last.remaining > NEAR * threshold(p);
 }
 
+/* Is this a burst that may end soon, as there were before? */
+static bool is_burst(const struct policy *p)
+{
+	return p->hot_longest_s && p->hot_since_s &&
+	       p->last.time_s - p->hot_since_s < HOT_LONGER * p->hot_longest_s;
+}
+
 static double probe_s(const struct policy *p)
 {
 	double s = fmax(threshold(p) / p->drain, PROBE_MIN_S);
@@ -352,10 +372,21 @@ static bool is_stuck(const struct policy *p)
 {
 	bool hopeless = p->hopeless_rounds >= STUCK_ROUNDS &&
 			p->last.remaining > HOPELESS_RATIO * threshold(p);
-	bool doubt = is_cool(p) || p->last.remaining < NEAR * threshold(p);
+	bool may_shrink = is_cool(p) || is_burst(p);
+	bool doubt = may_shrink || p->last.remaining < NEAR * threshold(p);
 
-	return (hopeless && !is_cool(p)) ||
+	return (hopeless && !may_shrink) ||
 	       p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
+}
+
+/* Will it take too long to end by itself, even if the ratio stayed as it is? */
+static bool is_slow(const struct policy *p)
+{
+	double first_s = (p->last.remaining - threshold(p)) / p->drain - PORTION_S;
+	double left_s = first_s / (1 - fmin(p->ratio, SLOW_RATIO));
+
+	return !p->settings.time_limit_s && p->last_ratio > SLOW_RATIO && !is_cool(p) &&
+	       first_s > 0 && p->last.time_s + left_s > fmax(SLOW_PASSES * p->pass_s, SLOW_S);
 }
 
 /* How long a probe shall begin now?  None while the guest is throttled. */
@@ -367,6 +398,9 @@ static double next_probe(struct policy *p)
 	    !(p->drain > 0))
 		return 0;
 	s = probe_s(p);
+	/* An iteration that ends meanwhile spoils it. */
+	if (s > (p->last.remaining - threshold(p)) / p->drain)
+		return 0;
 	every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
 	/* Not in step with what the guest does. */
 	p->next_probe_s = p->last.time_s + every_s * (0.75 + 0.5 * fmod(p->nr_probes * GOLDEN, 1));
@@ -431,7 +465,7 @@ struct policy_decision policy_feed(struct policy *p,
 		take_probe(p, sample);
 	if (d->reason < POLICY_STUCK && p->last.syncs > 1) {
 		d->reason = POLICY_CONVERGES;
-		if (is_hot(p) || (ended && is_stuck(p)))
+		if (is_hot(p) || (ended && (is_stuck(p) || is_slow(p))))
 			d->reason = POLICY_STUCK;
 		else if (ended && is_pressed(p))
 			d->reason = POLICY_SLOW;

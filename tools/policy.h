@@ -62,7 +62,7 @@ enum policy_reason {
 	POLICY_WATCHING,
 	/* What remains shrinks by itself, or may do so. */
 	POLICY_CONVERGES,
-	/* It didn't shrink. */
+	/* It doesn't, or it would take far too long. */
 	POLICY_STUCK,
 	/* It shrinks, but not within the time limit. */
 	POLICY_SLOW,
@@ -113,6 +113,9 @@ struct policy_decision {
  * @hot_longest_s: the longest such time that has ended
  * @cool_s: when a probe last said that it can; 0 if none ever did
  * @next_probe_s: when the next one is due
+ * @pass_s: how long the first iteration took
+ * @ratio: what was dirtied for each byte sent in the newest iteration, but not the first
+ * @last_ratio: what it will be at least when the downtime is reached
  * @drain: bytes of memory sent per second
  * @bandwidth: on the wire, smoothed
  * @most: the most that has ever remained
@@ -142,6 +145,9 @@ struct policy {
 	double hot_longest_s;
 	double cool_s;
 	double next_probe_s;
+	double pass_s;
+	double ratio;
+	double last_ratio;
 	double drain;
 	double bandwidth;
 	double most;
