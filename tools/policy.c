@@ -465,9 +465,9 @@ struct policy_decision policy_feed(struct policy *p,
 		take_probe(p, sample);
 	if (d->reason < POLICY_STUCK && p->last.syncs > 1) {
 		d->reason = POLICY_CONVERGES;
-		if (is_hot(p) || (ended && (is_stuck(p) || is_slow(p))))
+		if (is_hot(p) || (ended && is_stuck(p)))
 			d->reason = POLICY_STUCK;
-		else if (ended && is_pressed(p))
+		else if (ended && (is_slow(p) || is_pressed(p)))
 			d->reason = POLICY_SLOW;
 		ended |= d->reason >= POLICY_STUCK;
 	}

@@ -62,9 +62,9 @@ enum policy_reason {
 	POLICY_WATCHING,
 	/* What remains shrinks by itself, or may do so. */
 	POLICY_CONVERGES,
-	/* It doesn't, or it would take far too long. */
+	/* It didn't shrink. */
 	POLICY_STUCK,
-	/* It shrinks, but not within the time limit. */
+	/* It shrinks, but not within the time limit, or within a few times the first pass. */
 	POLICY_SLOW,
 };
 
