@@ -29,7 +29,7 @@
 /* It is stuck after so many iterations. */
 #define STUCK_ROUNDS	2
 /* Or after so many, if it may still shrink, or is nearly small enough. */
-#define DOUBT_ROUNDS	6
+#define DOUBT_ROUNDS	8
 #define NEAR		1.5
 /*
  * In the first iteration all memory is sent, most of which may never be dirtied.
@@ -64,7 +64,7 @@
  * With as much as this it may end by itself, but slowly.  If it takes longer than
  * so many times the first pass, it is helped.
  */
-#define SLOW_RATIO	0.9
+#define SLOW_RATIO	0.92
 #define SLOW_PASSES	2.5
 #define SLOW_S		2.0
 
@@ -128,18 +128,25 @@ static bool differs(const struct policy_point *a, const struct policy_point *b)
 	return a->used_s > ALIKE * b->used_s || b->used_s > ALIKE * a->used_s;
 }
 
+/* The newest iteration that differs from @point, or NULL. */
+static const struct policy_point *other_than(const struct policy *p,
+					     const struct policy_point *point)
+{
+	for (unsigned int i = 0; i < p->nr_points; i++) {
+		if (differs(&p->points[i], point))
+			return &p->points[i];
+	}
+	return NULL;
+}
+
 /*
  * The slope from an iteration to the one before that differed, in a diagram with
  * logarithmic scales.
  */
 static double exponent(const struct policy *p)
 {
-	const struct policy_point *last = newest(p), *other = NULL;
+	const struct policy_point *last = newest(p), *other = other_than(p, last);
 
-	for (unsigned int i = 0; i < p->nr_points && !other; i++) {
-		if (differs(&p->points[i], last))
-			other = &p->points[i];
-	}
 	if (!other && p->probe.used_s && differs(&p->probe, last))
 		other = &p->probe;
 	if (!other)
@@ -238,18 +245,16 @@ static void look_ahead(struct policy *p)
 {
 	double ratio = p->round_dirtied / p->round_sent;
 	double length = p->round_sent / p->round_syncs;
+	double slope;
 
 	if (!p->first_length) {
 		p->first_ratio = ratio;
 		p->first_length = length;
 	}
-	p->ratio = ratio;
-	p->last_ratio = ratio;
 	if (length * ALIKE > p->first_length)
 		return;
-	p->last_ratio += (ratio - p->first_ratio) / (p->first_length - length) *
-			 (length - threshold(p));
-	if (p->last_ratio > HOPELESS_RATIO)
+	slope = (ratio - p->first_ratio) / (p->first_length - length);
+	if (ratio + slope * (length - threshold(p)) > HOPELESS_RATIO)
 		p->hopeless_rounds++;
 	else
 		p->hopeless_rounds = 0;
@@ -379,14 +384,30 @@ static bool is_stuck(const struct policy *p)
 	       p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
 }
 
-/* Will it take too long to end by itself, even if the ratio stayed as it is? */
+static double ratio_of(const struct policy *p, const struct policy_point *point)
+{
+	return point->dirtied / (point->used_s * p->drain);
+}
+
+/*
+ * Will it take too long to end by itself, even if the ratio of what is dirtied to
+ * what is sent stays as it is?  But it may, if a line says that this will be well
+ * below 1 in the end.
+ */
 static bool is_slow(const struct policy *p)
 {
+	const struct policy_point *last = &p->points[0], *other = other_than(p, last);
 	double first_s = (p->last.remaining - threshold(p)) / p->drain - PORTION_S;
-	double left_s = first_s / (1 - fmin(p->ratio, SLOW_RATIO));
+	double ratio = ratio_of(p, last), end_ratio = ratio, left_s;
 
-	return !p->settings.time_limit_s && p->last_ratio > SLOW_RATIO && !is_cool(p) &&
-	       first_s > 0 && p->last.time_s + left_s > fmax(SLOW_PASSES * p->pass_s, SLOW_S);
+	if (p->nr_points < 2 || p->settings.time_limit_s || is_cool(p) || first_s <= 0)
+		return false;
+	if (other && other->used_s > last->used_s)
+		end_ratio += (ratio - ratio_of(p, other)) / (other->used_s - last->used_s) *
+			     (last->used_s - threshold(p) / p->drain);
+	left_s = first_s / (1 - fmin(ratio, SLOW_RATIO));
+	return end_ratio > SLOW_RATIO &&
+	       p->last.time_s + left_s > fmax(SLOW_PASSES * p->pass_s, SLOW_S);
 }
 
 /* How long a probe shall begin now?  None while the guest is throttled. */

@@ -114,8 +114,6 @@ struct policy_decision {
  * @cool_s: when a probe last said that it can; 0 if none ever did
  * @next_probe_s: when the next one is due
  * @pass_s: how long the first iteration took
- * @ratio: what was dirtied for each byte sent in the newest iteration, but not the first
- * @last_ratio: what it will be at least when the downtime is reached
  * @drain: bytes of memory sent per second
  * @bandwidth: on the wire, smoothed
  * @most: the most that has ever remained
@@ -146,8 +144,6 @@ struct policy {
 	double cool_s;
 	double next_probe_s;
 	double pass_s;
-	double ratio;
-	double last_ratio;
 	double drain;
 	double bandwidth;
 	double most;
