@@ -29,7 +29,7 @@
 /* It is stuck after so many iterations. */
 #define STUCK_ROUNDS	2
 /* Or after so many, if it may still shrink, or is nearly small enough. */
-#define DOUBT_ROUNDS	8
+#define DOUBT_ROUNDS	6
 #define NEAR		1.5
 /*
  * In the first iteration all memory is sent, most of which may never be dirtied.
@@ -62,10 +62,12 @@
 
 /*
  * With as much as this it may end by itself, but slowly.  If it takes longer than
- * so many times the first pass, it is helped.
+ * so many times the first pass, it is helped.  No ratio counts for more than
+ * SLOW_MOST there: one iteration may have met a burst.
  */
 #define SLOW_RATIO	0.92
 #define SLOW_PASSES	2.5
+#define SLOW_MOST	0.87
 #define SLOW_S		2.0
 
 /* Iterations that are shorter are taken together: they say too little. */
@@ -405,7 +407,7 @@ static bool is_slow(const struct policy *p)
 	if (other && other->used_s > last->used_s)
 		end_ratio += (ratio - ratio_of(p, other)) / (other->used_s - last->used_s) *
 			     (last->used_s - threshold(p) / p->drain);
-	left_s = first_s / (1 - fmin(ratio, SLOW_RATIO));
+	left_s = first_s / (1 - fmin(ratio, SLOW_MOST));
 	return end_ratio > SLOW_RATIO &&
 	       p->last.time_s + left_s > fmax(SLOW_PASSES * p->pass_s, SLOW_S);
 }
