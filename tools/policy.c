@@ -15,7 +15,8 @@
  * in several iterations with a lower percentage takes longer, and costs the
  * guest more work in the end: it is throttled for all of that time.
  *
- * A guest is left alone until what remains has stopped to shrink, or until it
+ * A guest is left alone until what remains has stopped to shrink, or shrinks so
+ * slowly that it would take several times as long as the first pass, or until it
  * would be too late for the time limit.
  */
 #include <math.h>
@@ -53,14 +54,24 @@
 #define PROBE_EVERY_S	1.0
 #define PROBE_EVERY	4
 /* It has to stay so for so long, and longer than it has ever done before. */
-#define HOT_S		2.0
-#define HOT_LONGER	1.5
+#define HOT_S		3.0
+#define HOT_LONGER	2.0
 
 /* More than this will be dirtied for each byte sent. */
 #define HOPELESS_RATIO	1.05
 
+/*
+ * With as much as this it may end by itself, but slowly.  If it takes longer than
+ * so many times the first pass, it is helped.  No ratio counts for more than
+ * SLOW_MOST there: one iteration may have met a burst.
+ */
+#define SLOW_RATIO	0.92
+#define SLOW_PASSES	2.5
+#define SLOW_MOST	0.87
+#define SLOW_S		2.0
+
 /* Iterations that are shorter are taken together: they say too little. */
-#define ROUND_S		1.0
+#define ROUND_S		0.75
 #define THROTTLED_ROUND_S 0.25
 
 /* How much may be dirtied in the last iteration, of what the downtime allows. */
@@ -119,18 +130,25 @@ static bool differs(const struct policy_point *a, const struct policy_point *b)
 	return a->used_s > ALIKE * b->used_s || b->used_s > ALIKE * a->used_s;
 }
 
+/* The newest iteration that differs from @point, or NULL. */
+static const struct policy_point *other_than(const struct policy *p,
+					     const struct policy_point *point)
+{
+	for (unsigned int i = 0; i < p->nr_points; i++) {
+		if (differs(&p->points[i], point))
+			return &p->points[i];
+	}
+	return NULL;
+}
+
 /*
  * The slope from an iteration to the one before that differed, in a diagram with
  * logarithmic scales.
  */
 static double exponent(const struct policy *p)
 {
-	const struct policy_point *last = newest(p), *other = NULL;
+	const struct policy_point *last = newest(p), *other = other_than(p, last);
 
-	for (unsigned int i = 0; i < p->nr_points && !other; i++) {
-		if (differs(&p->points[i], last))
-			other = &p->points[i];
-	}
 	if (!other && p->probe.used_s && differs(&p->probe, last))
 		other = &p->probe;
 	if (!other)
@@ -250,6 +268,8 @@ static void end_round(struct policy *p)
 	bool first = !p->nr_points;
 	double share = first ? FIRST_SHARE : STUCK_SHARE;
 
+	if (first)
+		p->pass_s = p->last.time_s;
 	if (p->round_used_s > 0)
 		add_point(p);
 	if (!first)
@@ -335,6 +355,13 @@ static bool is_hot(const struct policy *p)
 	       p->last.remaining > NEAR * threshold(p);
 }
 
+/* Is this a burst that may end soon, as there were before? */
+static bool is_burst(const struct policy *p)
+{
+	return p->hot_longest_s && p->hot_since_s &&
+	       p->last.time_s - p->hot_since_s < HOT_LONGER * p->hot_longest_s;
+}
+
 static double probe_s(const struct policy *p)
 {
 	double s = fmax(threshold(p) / p->drain, PROBE_MIN_S);
@@ -352,10 +379,37 @@ static bool is_stuck(const struct policy *p)
 {
 	bool hopeless = p->hopeless_rounds >= STUCK_ROUNDS &&
 			p->last.remaining > HOPELESS_RATIO * threshold(p);
-	bool doubt = is_cool(p) || p->last.remaining < NEAR * threshold(p);
+	bool may_shrink = is_cool(p) || is_burst(p);
+	bool doubt = may_shrink || p->last.remaining < NEAR * threshold(p);
 
-	return (hopeless && !is_cool(p)) ||
+	return (hopeless && !may_shrink) ||
 	       p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
+}
+
+static double ratio_of(const struct policy *p, const struct policy_point *point)
+{
+	return point->dirtied / (point->used_s * p->drain);
+}
+
+/*
+ * Will it take too long to end by itself, even if the ratio of what is dirtied to
+ * what is sent stays as it is?  But it may, if a line says that this will be well
+ * below 1 in the end.
+ */
+static bool is_slow(const struct policy *p)
+{
+	const struct policy_point *last = &p->points[0], *other = other_than(p, last);
+	double first_s = (p->last.remaining - threshold(p)) / p->drain - PORTION_S;
+	double ratio = ratio_of(p, last), end_ratio = ratio, left_s;
+
+	if (p->nr_points < 2 || p->settings.time_limit_s || is_cool(p) || first_s <= 0)
+		return false;
+	if (other && other->used_s > last->used_s)
+		end_ratio += (ratio - ratio_of(p, other)) / (other->used_s - last->used_s) *
+			     (last->used_s - threshold(p) / p->drain);
+	left_s = first_s / (1 - fmin(ratio, SLOW_MOST));
+	return end_ratio > SLOW_RATIO &&
+	       p->last.time_s + left_s > fmax(SLOW_PASSES * p->pass_s, SLOW_S);
 }
 
 /* How long a probe shall begin now?  None while the guest is throttled. */
@@ -367,6 +421,9 @@ static double next_probe(struct policy *p)
 	    !(p->drain > 0))
 		return 0;
 	s = probe_s(p);
+	/* An iteration that ends meanwhile spoils it. */
+	if (s > (p->last.remaining - threshold(p)) / p->drain)
+		return 0;
 	every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
 	/* Not in step with what the guest does. */
 	p->next_probe_s = p->last.time_s + every_s * (0.75 + 0.5 * fmod(p->nr_probes * GOLDEN, 1));
@@ -433,7 +490,7 @@ struct policy_decision policy_feed(struct policy *p,
 		d->reason = POLICY_CONVERGES;
 		if (is_hot(p) || (ended && is_stuck(p)))
 			d->reason = POLICY_STUCK;
-		else if (ended && is_pressed(p))
+		else if (ended && (is_slow(p) || is_pressed(p)))
 			d->reason = POLICY_SLOW;
 		ended |= d->reason >= POLICY_STUCK;
 	}

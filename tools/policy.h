@@ -64,7 +64,7 @@ enum policy_reason {
 	POLICY_CONVERGES,
 	/* It didn't shrink. */
 	POLICY_STUCK,
-	/* It shrinks, but not within the time limit. */
+	/* It shrinks, but not within the time limit, or within a few times the first pass. */
 	POLICY_SLOW,
 };
 
@@ -113,6 +113,7 @@ struct policy_decision {
  * @hot_longest_s: the longest such time that has ended
  * @cool_s: when a probe last said that it can; 0 if none ever did
  * @next_probe_s: when the next one is due
+ * @pass_s: how long the first iteration took
  * @drain: bytes of memory sent per second
  * @bandwidth: on the wire, smoothed
  * @most: the most that has ever remained
@@ -142,6 +143,7 @@ struct policy {
 	double hot_longest_s;
 	double cool_s;
 	double next_probe_s;
+	double pass_s;
 	double drain;
 	double bandwidth;
 	double most;

@@ -200,18 +200,17 @@ static double send(struct workload *w, double bytes)
 	return share * left;
 }
 
-/* What QEMU's calc-dirty-rate says, in whole MiB, when the guest runs for @used_s. */
-static struct policy_point probe(struct workload w, double time_s, double used_s)
+/* What QEMU's calc-dirty-rate says, in whole MiB, of a guest that was busy for so long. */
+static double probe(struct workload w, double busy_s)
 {
 	double dirtied = 0;
 
 	for (unsigned int i = 0; i < w.nr_sets; i++)
 		w.sets[i].log = 0;
-	if (!is_quiet(&w, time_s))
-		run_guest(&w, used_s);
+	run_guest(&w, busy_s);
 	for (unsigned int i = 0; i < w.nr_sets; i++)
 		dirtied += w.sets[i].log;
-	return (struct policy_point) { used_s, floor(dirtied / MIB) * MIB };
+	return floor(dirtied / MIB) * MIB;
 }
 
 /* Read which pages are dirty.  Returns the bytes of those that weren't known to be. */
@@ -272,8 +271,9 @@ static struct outcome migrate(struct workload w, const struct variant *v, uint64
 		.time_limit_s = v->limited ? w.time_limit_s : 0,
 	};
 	struct policy policy;
-	double percent = 0, sent = 0, forced_s = 5, probe_s = 0, horizon_s;
-	unsigned int forced_syncs = 0;
+	double percent = 0, sent = 0, forced_s = 5, horizon_s;
+	double probe_s = 0, probe_left_s = 0, probe_busy_s = 0;
+	unsigned int forced_syncs = 0, probe_syncs = 0;
 
 	policy_init(&policy, &settings);
 	for (unsigned int i = 0; i < w.nr_sets; i++)
@@ -287,11 +287,16 @@ static struct outcome migrate(struct workload w, const struct variant *v, uint64
 		double share = 1 - percent / 100;
 		double s = step_of(&w, o.time_s, threshold);
 
+		if (probe_left_s > 0)
+			s = fmin(s, PORTION_S * ceil(probe_left_s / PORTION_S));
 		sent += send(&w, now * s);
 		o.lost_s += s * (1 - share);
-		if (!is_quiet(&w, o.time_s))
+		if (!is_quiet(&w, o.time_s)) {
 			run_guest(&w, s * share);
+			probe_busy_s += fmin(s, probe_left_s) * share;
+		}
 		o.time_s += s;
+		probe_left_s = fmax(probe_left_s - s, 0);
 
 		if (left_of(&w) < threshold) {
 			double dirtied = sync_bitmap(&w);
@@ -331,12 +336,21 @@ static struct outcome migrate(struct workload w, const struct variant *v, uint64
 			};
 			struct policy_decision d;
 
-			if (probe_s) {
-				sample.probe = probe(w, o.time_s, probe_s);
+			/* If the bitmap was read meanwhile, pages were counted twice. */
+			if (probe_s && !probe_left_s && o.iterations == probe_syncs) {
+				sample.probe.used_s = probe_s;
+				sample.probe.dirtied = probe(w, probe_busy_s);
 				sample.probe_error = MIB * (1 + probe_s);
 			}
+			if (!probe_left_s)
+				probe_s = 0;
 			d = policy_feed(&policy, &sample);
-			probe_s = d.probe_s;
+			if (d.probe_s && !probe_s) {
+				probe_s = d.probe_s;
+				probe_left_s = probe_s;
+				probe_busy_s = 0;
+				probe_syncs = o.iterations;
+			}
 
 			percent = d.percent_x100 / 100.0;
 			if (d.late)

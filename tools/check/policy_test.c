@@ -291,12 +291,30 @@ static void test_probes(void)
 	}
 	iterate(&m, 200 * MIB);
 	check(!m.d.percent_x100, "a burst as there were before may end");
+	for (int i = 0; i < 2; i++)
+		iterate(&m, 200 * MIB);
+	check(!m.d.percent_x100, "even if what remains hasn't shrunk in two iterations");
+	for (int i = 0; i < 6 && !m.d.percent_x100; i++)
+		iterate(&m, 200 * MIB);
+	check(m.d.percent_x100, "but it has to, at last: %.2f %% at %.1f s", percent(&m),
+	      m.sample.time_s);
+
+	begin(&m, 100 * MIB, POLICY_MAX_X100, 0);
+	m.sample.time_s += 0.6;
+	m.sample.remaining -= 60 * MIB;
+	m.sample.sent += 60 * MIB;
+	feed(&m);
+	check(!m.d.probe_s, "no probe that an iteration's end would spoil");
+	m.sample.remaining += 60 * MIB;
+	m.sample.syncs++;
+	feed(&m);
+	check(m.d.probe_s, "but at the beginning of the next one");
 }
 
 /* Of 1600 MiB any page is dirtied at any time, at so many MiB/s; without probes. */
-static void migrate_uniform(struct migration *m, double rate, double until_s)
+static void migrate_uniform(struct migration *m, double rate, double limit_s, double until_s)
 {
-	begin(m, 1700 * MIB, POLICY_MAX_X100, 0);
+	begin(m, 1700 * MIB, POLICY_MAX_X100, limit_s);
 	iterate(m, 1590 * MIB);
 	while (!m->d.percent_x100 && m->sample.time_s < until_s &&
 	       m->sample.remaining > DOWNTIME_S * BANDWIDTH) {
@@ -310,12 +328,26 @@ static void test_look_ahead(void)
 {
 	struct migration m;
 
-	migrate_uniform(&m, 130, 1000);
+	migrate_uniform(&m, 130, 0, 1000);
 	check(m.d.percent_x100 && m.sample.remaining > 850 * MIB,
 	      "it still shrinks, but won't do enough: %.2f %% at %.0f MiB", percent(&m),
 	      m.sample.remaining / MIB);
-	migrate_uniform(&m, 90, 1000);
+	migrate_uniform(&m, 90, 0, 1000);
 	check(!m.d.percent_x100, "and this one will");
+}
+
+static void test_slow(void)
+{
+	struct migration m;
+
+	/* At the end, as much is dirtied as is sent: it would take for ever. */
+	migrate_uniform(&m, 101, 0, 1000);
+	check(m.d.reason == POLICY_SLOW && m.sample.time_s < 3 * 17,
+	      "it shrinks, but so slowly that it is helped: %.2f %% at %.1f s, %.0f MiB",
+	      percent(&m), m.sample.time_s, m.sample.remaining / MIB);
+	migrate_uniform(&m, 101, 1000, 60);
+	check(!m.d.percent_x100, "who has 1000 s doesn't need that at %.1f s",
+	      m.sample.time_s);
 }
 
 static void test_limit(void)
@@ -397,6 +429,7 @@ int main(void)
 	test_correction();
 	test_probes();
 	test_look_ahead();
+	test_slow();
 	test_limit();
 	test_odd();
 	printf("1..%u\n", nr_tests);
