@@ -27,7 +27,7 @@ QEMU, QEMU_VCPU_TIMERS = 'qemu', 'qemu-vcpu-timers'
 CGROUPS_VCPU = 'cpu.max-vcpu-100ms', 'cpu.max-vcpu-10ms'
 STOPS = 'pause-resume', 'sigstop'
 ALL = (OURS, OURS_QEMU, QEMU, QEMU_VCPU_TIMERS) + CGROUPS_VCPU + STOPS
-QUICK = (OURS, QEMU) + CGROUPS_VCPU + STOPS
+QUICK = (OURS, QEMU, CGROUPS_VCPU[0]) + STOPS
 CONTENDED = (OURS, QEMU, QEMU_VCPU_TIMERS, CGROUPS_VCPU[0]) + STOPS
 
 # A thread of the kernel's that looks for such pages in QEMU's memory takes 2 to 10 ms
@@ -45,7 +45,8 @@ QUICK_TARGETS = 2000, 5000, 9000, 9900
 QUICK_MANY_TARGETS = 5000, 9900
 
 # Module loaded, and attached to the VM: twice each, the other way round.
-IDLE = (True, True), (True, False), (False, False), (False, False), (True, False), (True, True)
+IDLE = ((True, True), (True, False), (False, False),
+        (False, False), (True, False), (True, True))
 
 # Full speed, for a target.
 UNTHROTTLED = 0
@@ -87,7 +88,7 @@ def accuracy_targets(peer, vcpus, quick):
 def accuracy(peers, quick):
     for vcpus in (1, 22) if quick else (1, 22, 4):
         for peer in peers:
-            yield (('share', peer, 'work', 1, vcpus, 2000 if vcpus == 1 else 1000) +
+            yield (('share', peer, 'work', 1, vcpus, 1000 if quick or vcpus > 1 else 2000) +
                    accuracy_targets(peer, vcpus, quick),
                    {'what': 'accuracy', 'peer': peer, 'vcpus': vcpus})
 
@@ -95,9 +96,9 @@ def accuracy(peers, quick):
 def costs(peers, quick):
     for vcpus in (1, 64) if quick else (1, 4, 22, 64):
         for peer in (OURS,) if vcpus > 1 else (OURS, QEMU) if quick else peers:
-            yield (('cost', peer, vcpus, 3000, 5000),
+            yield (('cost', peer, vcpus, 1500 if quick else 3000, 5000),
                    {'what': 'cost', 'peer': peer, 'vcpus': vcpus})
-        yield ('floor', vcpus, 3000), {'what': 'floor', 'vcpus': vcpus}
+        yield ('floor', vcpus, 1500 if quick else 3000), {'what': 'floor', 'vcpus': vcpus}
 
 
 def latencies(peers, quick):
@@ -111,7 +112,7 @@ def latencies(peers, quick):
 
 def contended(quick):
     for guest in 'lock', 'token':
-        for peer in CONTENDED[:2] if quick else CONTENDED:
+        for peer in (OURS, 'pause-resume') if quick else CONTENDED:
             # It dirties too little memory for QEMU to throttle it.
             if guest == 'token' and 'qemu' in peer:
                 continue
@@ -127,9 +128,10 @@ def plan(quick):
     yield from latencies(peers, quick)
     yield from contended(quick)
     for peer in peers:
-        yield ('stall', peer, 1, 3000, 9900), {'what': 'stall', 'peer': peer, 'vcpus': 1}
+        yield (('stall', peer, 1, 2000 if quick else 3000, 9900),
+               {'what': 'stall', 'peer': peer, 'vcpus': 1})
     for loaded, attached in IDLE:
-        yield (('speed', OURS if attached else 'none', 1, 3000),
+        yield (('speed', OURS if attached else 'none', 1, 1500 if quick else 3000),
                {'what': 'idle', 'loaded': loaded, 'attached': attached})
     for vms, vcpus in ((1, 64), (32, 2)):
         for peer in (OURS,) if quick else (OURS, 'cpu.max-vm-100ms', 'pause-resume'):

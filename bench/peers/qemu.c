@@ -172,6 +172,8 @@ static void launch(struct bench_vm *vm)
 	int sockets[2];
 
 	vm->memory->orders.started = 1;
+	/* Who held it may have been killed. */
+	vm->memory->lock = 0;
 	TEST_ASSERT(!socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), "socketpair");
 	fcntl(sockets[0], F_SETFD, FD_CLOEXEC);
 	vm->pid = fork();
