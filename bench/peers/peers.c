@@ -33,7 +33,7 @@ static void usage(void)
 	       "       peers latency PEER VCPUS TARGET COUNT\n"
 	       "       peers stall PEER VCPUS MS TARGET\n"
 	       "       peers floor VCPUS MS\n"
-	       "       peers speed VCPUS MS\n"
+	       "       peers speed PEER VCPUS MS\n"
 	       "\n"
 	       "Measures a way to throttle a VM; prints a line of JSON. Run it as root, on a\n"
 	       "machine with KVM that does nothing else.\n"
@@ -43,7 +43,8 @@ static void usage(void)
 	       "  latency   from a request to its effect, COUNT times\n"
 	       "  stall     its stalls, by kvm-throttle-meter\n"
 	       "  floor     cost of a guest that leaves KVM_RUN, sleeps and enters again\n"
-	       "  speed     what an unthrottled guest does\n"
+	       "  speed     what an unthrottled guest does; with kvm_throttle, one that it is\n"
+	       "            attached to\n"
 	       "\n"
 	       "  GUEST     work, lock (its vCPUs contend for a spinlock) or token (they pass one\n"
 	       "            round)\n"
@@ -327,7 +328,7 @@ struct cost_units {
 	double soak_ns;
 };
 
-/* Before there are VMs: QEMU takes a percent of the CPU even where its vCPUs are stopped. */
+/* Before there are VMs. */
 static double soak_unit_ns(u64 ns)
 {
 	const struct peer *none = peer_find("none");
@@ -451,6 +452,19 @@ static void floor_cost(int nr_vcpus, u64 ns)
 	printf("\"work_ns\": %.2f", units.work_ns);
 	print_cost("", units, measure_cost(&exits, units, 0, ns));
 	end_vms(&exits);
+}
+
+static void full_speed(const struct peer *peer, int nr_vcpus, u64 ns)
+{
+	start_vms(peer, BENCH_WORK, 1, nr_vcpus);
+	if (!peer->max_x100 && vms[0].throttle_fd >= 0) {
+		close(vms[0].throttle_fd);
+		vms[0].throttle_fd = -1;
+	}
+	run_vms(nr_vcpus);
+	sleep_ns(500 * MS);
+	printf("\"speed\": %.2f", speed(measure_median(peer, 0, ns, nr_vcpus)));
+	end_vms(peer);
 }
 
 /* How long the guest went on after @from, a time of the host's clock. */
@@ -604,12 +618,9 @@ int main(int argc, char **argv)
 			integer(argv[4], 0, 9999), integer(argv[5], 1, 1000));
 	} else if (!strcmp(what, "floor") && argc == 4) {
 		floor_cost(integer(argv[2], 1, GUEST_VCPUS_MAX), ms_argument(argv[3]));
-	} else if (!strcmp(what, "speed") && argc == 4) {
-		start_vms(peer_find("none"), BENCH_WORK, 1, integer(argv[2], 1, GUEST_VCPUS_MAX));
-		run_vms(vms[0].nr_vcpus);
-		sleep_ns(500 * MS);
-		printf("\"speed\": %.2f", speed(measure(peer_find("none"), ms_argument(argv[3]))));
-		end_vms(peer_find("none"));
+	} else if (!strcmp(what, "speed") && argc == 5) {
+		full_speed(peer_argument(argv[2]), integer(argv[3], 1, GUEST_VCPUS_MAX),
+			   ms_argument(argv[4]));
 	} else {
 		usage();
 		return 2;

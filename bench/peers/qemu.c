@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -171,6 +172,8 @@ static void launch(struct bench_vm *vm)
 	int sockets[2];
 
 	vm->memory->orders.started = 1;
+	/* Who held it may have been killed. */
+	vm->memory->lock = 0;
 	TEST_ASSERT(!socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), "socketpair");
 	fcntl(sockets[0], F_SETFD, FD_CLOEXEC);
 	vm->pid = fork();
@@ -246,11 +249,52 @@ static bool is_migrating(struct bench_vm *vm)
 	       strstr(answer, "\"status\": \"cancelling\"");
 }
 
+/* The thread that migrates, which there is one of at a time, or 0. */
+static pid_t migration_thread(struct bench_vm *vm)
+{
+	char path[320], name[16];
+	struct dirent *entry;
+	pid_t tid = 0;
+	DIR *dir;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", vm->pid);
+	dir = opendir(path);
+	TEST_ASSERT(dir, "open %s", path);
+	while ((entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/comm", vm->pid, entry->d_name);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (fgets(name, sizeof(name), f) &&
+		    !strncmp(name, MIGRATION_THREAD, strlen(MIGRATION_THREAD)))
+			tid = atoi(entry->d_name);
+		fclose(f);
+	}
+	closedir(dir);
+	return tid;
+}
+
+/*
+ * For half of a CPU beside all the vCPUs, or with many of them it would take minutes.
+ * A nice value less makes 1.25 times as much.
+ */
+static int migration_nice(struct bench_vm *vm)
+{
+	int nice = 0;
+	double share;
+
+	for (share = 1; share < vm->nr_vcpus; share *= 1.25)
+		nice--;
+	return nice;
+}
+
 /* With @percent 0 there is no auto-converge, and all else is the same. */
 static void begin_migration(struct bench_vm *vm, int percent)
 {
 	u64 deadline = now_ns() + PATIENCE_NS;
 	const char *answer;
+	pid_t tid;
 
 	while (is_migrating(vm))
 		sleep_ns(POLL_NS);
@@ -265,6 +309,9 @@ static void begin_migration(struct bench_vm *vm, int percent)
 	do {
 		TEST_ASSERT(now_ns() < deadline, "QEMU doesn't throttle the guest");
 		sleep_ns(POLL_NS);
+		tid = migration_thread(vm);
+		if (tid)
+			setpriority(PRIO_PROCESS, tid, migration_nice(vm));
 		answer = qmp(vm, "{'execute': 'query-migrate'}");
 		TEST_ASSERT(!strstr(answer, "\"completed\"") && !strstr(answer, "\"failed\""),
 			    "the migration ended: %s", answer);
@@ -296,35 +343,19 @@ bool qemu_set(struct bench_vm *vm, u32 percent_x100)
 	return true;
 }
 
-/* Of the thread that migrates, which there is one of at a time. */
 u64 qemu_migration_ns(struct bench_vm *vm)
 {
-	char path[320], name[16];
-	struct dirent *entry;
+	pid_t tid = migration_thread(vm);
+	char path[64];
 	u64 ns = 0;
-	DIR *dir;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/task", vm->pid);
-	dir = opendir(path);
-	TEST_ASSERT(dir, "open %s", path);
-	while ((entry = readdir(dir))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/comm", vm->pid, entry->d_name);
-		f = fopen(path, "re");
-		if (!f)
-			continue;
-		if (!fgets(name, sizeof(name), f))
-			name[0] = '\0';
-		fclose(f);
-		if (strncmp(name, MIGRATION_THREAD, strlen(MIGRATION_THREAD)))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/schedstat", vm->pid,
-			 entry->d_name);
-		f = fopen(path, "re");
-		TEST_ASSERT(f && fscanf(f, "%lu", &ns) == 1, "read %s", path);
-		fclose(f);
-	}
-	closedir(dir);
+	if (!tid)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", tid);
+	f = fopen(path, "re");
+	TEST_ASSERT(f && fscanf(f, "%lu", &ns) == 1, "read %s", path);
+	fclose(f);
 	return ns;
 }
 
