@@ -626,7 +626,7 @@ TEST_F(vcpu, paused_vcpu_is_left_alone)
 static void *stopped_thread(void *arg)
 {
 	guest_run(arg, 0);
-	for (int i = 0; i < 30000; i++)
+	for (int i = 0; i < 10000; i++)
 		barrier();
 	pause();
 	return NULL;
@@ -647,7 +647,7 @@ TEST_F(vcpu, stopped_vcpu_is_rarely_looked_for)
 	sleep_ns(10 * MS);
 	retries = state_of(self->fd, 0).retries - retries;
 	if (throttle_exact())
-		EXPECT_LE(retries, 5);
+		EXPECT_LE(retries, 2);
 	pthread_kill(thread, SIGUSR1);
 	pthread_join(thread, NULL);
 	guest_start(&self->guest, 0);

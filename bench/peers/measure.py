@@ -30,8 +30,8 @@ ALL = (OURS, OURS_QEMU, QEMU, QEMU_VCPU_TIMERS) + CGROUPS_VCPU + STOPS
 QUICK = (OURS, QEMU, CGROUPS_VCPU[0]) + STOPS
 CONTENDED = (OURS, QEMU, QEMU_VCPU_TIMERS, CGROUPS_VCPU[0]) + STOPS
 
-# A thread of the kernel's that looks for such pages in QEMU's memory takes 2 to 10 ms
-# now and then, which is more than a second's windows.
+# A thread of the kernel's that looks for such pages in QEMU's memory takes 9 to 13
+# ms at times, which is more than a second's windows.
 HUGE_PAGES = '/sys/kernel/mm/transparent_hugepage/enabled'
 
 VCPU_TIMERS_BINARY = os.path.join(HERE, '../../qemu/bin/qemu-vcpu-timers')
