@@ -75,7 +75,7 @@ static void *vcpu_thread(void *arg)
 	while (!__vcpu_run(g->vcpus[0])) {
 		naps++;
 		/* The first one after a while of work. */
-		until = max(until + PERIOD_NS, now_ns());
+		until = max(until + (u64)PERIOD_NS, now_ns());
 		sleep_until_ns(until);
 	}
 	return NULL;

@@ -402,14 +402,20 @@ def into_memory(binary, name):
     return copy
 
 
+def no_huge_pages():
+    """Keep khugepaged from taking 10 ms of the only CPU now and then, to find nothing.
+
+    The guests' memory is in files.
+    """
+    with open(HUGE_PAGES, 'w', encoding='ascii') as file:
+        file.write('never')
+
+
 def prepare():
     """Call it first."""
     os.makedirs(DIRECTORY, exist_ok=True)
     shutil.copy(GUEST, DIRECTORY)
-    # khugepaged takes 1 % of the only CPU for seconds after each start of a QEMU, to find
-    # nothing: the guests' memory is in files.
-    with open(HUGE_PAGES, 'w', encoding='ascii') as file:
-        file.write('never')
+    no_huge_pages()
 
 
 def warm_up(binary):

@@ -30,10 +30,6 @@ ALL = (OURS, OURS_QEMU, QEMU, QEMU_VCPU_TIMERS) + CGROUPS_VCPU + STOPS
 QUICK = (OURS, QEMU, CGROUPS_VCPU[0]) + STOPS
 CONTENDED = (OURS, QEMU, QEMU_VCPU_TIMERS, CGROUPS_VCPU[0]) + STOPS
 
-# A thread of the kernel's that looks for such pages in QEMU's memory takes 9 to 13
-# ms at times, which is more than a second's windows.
-HUGE_PAGES = '/sys/kernel/mm/transparent_hugepage/enabled'
-
 VCPU_TIMERS_BINARY = os.path.join(HERE, '../../qemu/bin/qemu-vcpu-timers')
 
 # Hundredths of a percent. At 99.9 %, every one of many vCPUs would have its turn on the
@@ -144,8 +140,7 @@ def prepare():
 
     All that QEMU needs is put into memory.
     """
-    with open(HUGE_PAGES, 'w', encoding='ascii') as file:
-        file.write('never')
+    migration.no_huge_pages()
     os.makedirs(migration.DIRECTORY, exist_ok=True)
     shutil.copy(os.path.join(HERE, 'firmware.bin'), migration.DIRECTORY)
     migration.into_memory(migration.STOCK, 'qemu-stock')
