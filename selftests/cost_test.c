@@ -21,6 +21,9 @@
 #define PERIOD_NS	(1 * MS)
 #define RUN_NS		(PERIOD_NS / 2)
 
+/* A fourth more than it was on Linux 6.12 when this was written. */
+#define COST_MAX_NS	60000
+
 /* In hundredths of what it costs anyhow. */
 #define COST_MAX	110
 
@@ -138,7 +141,7 @@ int main(int argc, char **argv)
 		ksft_exit_skip("%s\n", missing);
 	if (!throttle_exact())
 		ksft_exit_skip("time can't be judged here (KVM_THROTTLE_EXACT)\n");
-	ksft_set_plan(1);
+	ksft_set_plan(2);
 
 	guest_prepare(&guest, guest_code, 1);
 	start(&guest);
@@ -161,8 +164,11 @@ int main(int argc, char **argv)
 	sleep_ns(500 * MS);
 	ours_ns = cost_ns(&guest, per_unit_ns, per_soak_ns, measure_ns);
 
+	ksft_test_result(ours_ns > 0 && ours_ns < COST_MAX_NS,
+			 "a window costs %.0f ns, %.0f instructions, of at most %d ns\n",
+			 ours_ns, ours_ns / 4, COST_MAX_NS);
 	ksft_test_result(ours_ns > 0 && ours_ns * 100 < floor_ns * COST_MAX,
-			 "a window costs %.0f ns, %.0f instructions, %.1f %% of what it takes anyhow, of at most %d %%\n",
-			 ours_ns, ours_ns / 4, 100 * ours_ns / floor_ns, COST_MAX);
+			 "that is %.1f %% of what a sleep takes anyhow, of at most %d %%\n",
+			 100 * ours_ns / floor_ns, COST_MAX);
 	ksft_finished();
 }
