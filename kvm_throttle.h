@@ -30,10 +30,10 @@
  */
 #define KVT_WINDOW_MIN_NS	(97 * NSEC_PER_USEC)
 
-/* How many windows' worth of lateness is remembered, to be repaid... */
+/* How many windows' worth of lateness is remembered, to be repaid; of debts, twice... */
 #define KVT_REPAY_WINDOWS	16
 
-/* ...unless the repayment would take longer than this. */
+/* ...unless the repayment would take longer than this; for debts, twice that. */
 #define KVT_REPAY_NS		(200 * NSEC_PER_MSEC)
 
 /* No window has this number: it would start after 584 years. */
@@ -132,12 +132,25 @@ static inline void kvt_grid_init(struct kvt_grid *g, u32 percent_x100,
 	g->run_ns = div64_u64(g->period_ns * (all - percent_x100), all);
 }
 
-/* The most run time that is owed to a vCPU, or by it: a window at least. */
+/* The run time of @windows, or of fewer if their periods take more than @ns. */
+static inline u64 kvt_run_time(const struct kvt_grid *g, u64 windows, u64 ns)
+{
+	return g->run_ns * clamp(div64_u64(ns, g->period_ns), (u64)1, windows);
+}
+
+/* The most run time that is owed to a vCPU. */
 static inline u64 kvt_repay_most(const struct kvt_grid *g)
 {
-	u64 windows = div64_u64(KVT_REPAY_NS, g->period_ns);
+	return kvt_run_time(g, KVT_REPAY_WINDOWS, KVT_REPAY_NS);
+}
 
-	return g->run_ns * clamp(windows, (u64)1, (u64)KVT_REPAY_WINDOWS);
+/*
+ * The most that is owed by a vCPU.  It is more, as guests can run up debts on
+ * purpose, by exits that take long.
+ */
+static inline u64 kvt_debt_most(const struct kvt_grid *g)
+{
+	return kvt_run_time(g, 2 * KVT_REPAY_WINDOWS, 2 * KVT_REPAY_NS);
 }
 
 /**
@@ -202,7 +215,7 @@ static inline bool kvt_runs_on(const struct kvt_grid *g,
 static inline void kvt_charge(const struct kvt_grid *g, struct kvt_clock *c,
 			      u64 from, u64 to)
 {
-	u64 most = kvt_repay_most(g);
+	u64 most = kvt_debt_most(g);
 	u64 ns;
 
 	/* What it was owed took it into the next run window. */

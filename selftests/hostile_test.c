@@ -15,9 +15,8 @@
  *    that just works.  Signals to the VMM cost CPU without a throttle, too; they
  *    may cost twice as much (see "Outside KVM_RUN" in Documentation/design.md).
  *
- * Neither may be more than GAIN_BOUND, but for the one attack that says so.  Time
- * can be judged in the deterministic VM only; elsewhere the attackers run, and
- * nothing but their end is asserted.
+ * Neither may be more than GAIN_BOUND.  Time can be judged in the deterministic VM
+ * only; elsewhere the attackers run, and nothing but their end is asserted.
  */
 #include <math.h>
 #include <sched.h>
@@ -74,7 +73,6 @@ enum attack {
  * @own: what is due is a share of its own full speed
  * @slow_exits: guest::slow_exits
  * @kick_us: how often a signal ends KVM_RUN, or 0
- * @cpu_bound: points of the CPU that it may gain, if not GAIN_BOUND
  */
 struct attack_info {
 	const char *text;
@@ -82,7 +80,6 @@ struct attack_info {
 	bool own;
 	int slow_exits;
 	int kick_us;
-	double cpu_bound;
 };
 
 static const struct attack_info attacks[] = {
@@ -132,11 +129,6 @@ static const struct attack_info attacks[] = {
 	[LONG_EXIT] = {
 		.text = "makes a long exit at each window's end",
 		.nr_vcpus = 1,
-		/*
-		 * 5.5 ms here, of which a vCPU is charged 16 windows: at 99 %
-		 * the rest is a gain.
-		 */
-		.cpu_bound = 1.8,
 	},
 	[EXITS_AT_END] = {
 		.text = "floods exits at each window's end",
@@ -558,8 +550,7 @@ static void try_attack(enum attack attack, u32 percent_x100,
 		due_cpu += 2 * (1 - left) * (own->cpu - own->work / full->work);
 	work = (got.work / due - 1) * 100;
 	cpu = (got.cpu - due_cpu) * 100;
-	ksft_test_result(!throttle_exact() ||
-			 (work <= GAIN_BOUND && cpu <= (info->cpu_bound ?: GAIN_BOUND)),
+	ksft_test_result(!throttle_exact() || (work <= GAIN_BOUND && cpu <= GAIN_BOUND),
 			 "%g %%: a guest that %s gains %+.2f %% of the work due, %+.2f points of the CPU\n",
 			 percent_x100 / 100.0, info->text, work, cpu);
 }
