@@ -16,7 +16,7 @@
  * full speed.  The guest, that meter and the module's counters have to agree.  The
  * meter takes part of the time itself; so all before that is measured without it.
  * So do switches between vCPUs that share a CPU, of which a throttle saves some: there,
- * all kernels are asked for turns of the same length.
+ * the scheduler is asked to switch rarely.
  */
 #include <math.h>
 #include <sched.h>
@@ -49,6 +49,9 @@
 
 /* A turn on a CPU that vCPUs share: a tick of the scheduler's. */
 #define TURN_NS			4000000ULL
+
+/* The longest that can be asked for. */
+#define LONG_TURN_NS		100000000ULL
 
 /* The seed's, then more, which are for one vCPU. */
 static const u32 targets[] = {
@@ -224,12 +227,12 @@ static void test_targets(int nr_vcpus, int bound)
 }
 
 /*
- * Have the scheduler let each vCPU run for TURN_NS before another.  Kernels whose
- * turns end at a tick anyhow take no notice of that: before 6.12.
+ * Have the scheduler let each vCPU run for LONG_TURN_NS before another.  Kernels
+ * before 6.12 take no notice of that.
  */
-static void set_turns(int fd, int nr_vcpus)
+static void set_long_turns(int fd, int nr_vcpus)
 {
-	struct sched_attr attr = { .size = sizeof(attr), .sched_runtime = TURN_NS };
+	struct sched_attr attr = { .size = sizeof(attr), .sched_runtime = LONG_TURN_NS };
 	struct kvm_throttle_vcpu_state states[GUEST_VCPUS_MAX];
 	int i;
 
@@ -278,7 +281,7 @@ static void test_agreements(int nr_vcpus)
 	}
 	fd = throttle_attach(guest.vm->fd);
 	TEST_ASSERT(fd >= 0, "KVM_THROTTLE_ATTACH: %d", fd);
-	set_turns(fd, nr_vcpus);
+	set_long_turns(fd, nr_vcpus);
 	measure(&guest, fd, measure_ns, &full);
 	ksft_print_msg("%d vCPUs at full speed, metered: %.0f units/s, %.3f %% in guest mode\n",
 		       nr_vcpus, full.speed, full.guest * 100);
