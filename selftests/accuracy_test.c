@@ -355,6 +355,8 @@ int main(void)
 	test_targets(1, ONE_VCPU_BOUND);
 	test_targets(MANY_VCPUS, MANY_VCPUS_BOUND);
 	test_agreements(1);
+	/* Who waits for a long turn is counted late. */
+	measure_ns *= 3;
 	test_agreements(MANY_VCPUS);
 	ksft_finished();
 }
