@@ -255,18 +255,19 @@ static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 now)
 
 /*
  * Decide what @v does next, in its own thread.  If it doesn't come from a sleep
- * that the timer ended, it has been ready to run since @ready.
+ * that the timer ended, it has been ready to run since @ready; if it does, it
+ * will take @entry_ns more than it would have anyway to enter the guest.
  *
  * Return: true if it has to sleep until ->clock.open_ns.  Otherwise the timer
  * has been started if @v has to be looked at again.
  */
 static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
-				    u64 now)
+				    u64 now, u64 entry_ns)
 {
 	struct kvt_late late = {
 		.slept = v->woken_ns != 0,
 		.waited_ns = v->woken_idle ? 0 : now - v->woken_ns,
-		.entry_ns = v->exit_ns * 3 / 4,
+		.entry_ns = entry_ns,
 	};
 	struct kvt_cpu *cpu = kvm_throttle_cpu(v);
 	bool may_run, in_run;
@@ -356,7 +357,7 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns, busy_from_ns, off_ns;
+	u64 now, ready, fired_ns, busy_from_ns, off_ns, entry_ns;
 	bool ran = true;
 
 	raw_spin_lock_irq(&v->lock);
@@ -385,7 +386,9 @@ static void kvm_throttle_work(struct callback_head *work)
 	    READ_ONCE(v->vm->nr_vcpus))
 		kvm_throttle_scan_now(v->vm);
 
-	while (kvm_throttle_must_sleep(v, ready, now)) {
+	/* Who has left the guest for another reason has to enter it anyway. */
+	entry_ns = busy_from_ns ? 0 : v->exit_ns * 3 / 4;
+	while (kvm_throttle_must_sleep(v, ready, now, entry_ns)) {
 		trace_kvm_throttle_close(v, ran ? fired_ns : 0);
 		kvm_throttle_sleep(v, now, ran);
 		if (!v->vm || !v->grid.period_ns)
