@@ -182,7 +182,8 @@ TEST_F(vcpu, signal_ends_the_sleep)
 	u64 sent;
 
 	START(GUEST_WORK, 1);
-	set(self->fd, 9990);
+	/* It sleeps for 999 ms. */
+	ASSERT_EQ(throttle_set(self->fd, 9990, 1000 * MS), 0);
 	wait_for_sleep(self->fd);
 	sent = now_ns();
 	pthread_kill(self->guest.threads[0], SIGUSR1);
