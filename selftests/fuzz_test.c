@@ -854,23 +854,26 @@ static pid_t start_worker(int worker, int generation)
 
 /* --- the module ------------------------------------------------------------- */
 
+/* On a debug kernel it takes long until everybody has let go of it. */
+#define QUIET_NS	(4000 * MS)
+
 static void do_unload(struct actor *a, u64 x)
 {
 	u64 begin = now_ns();
 	int r;
 
 	/* Most often it is in use; now and then nobody uses it. */
-	shared->quiet = x % 32 == 0;
+	shared->quiet = x % 256 == 0;
 	do {
 		r = module_unload(0);
 		errno = r;
 		outcome(UNLOAD, r ? -1 : 0, true);
 		usleep(2000);
-	} while (shared->quiet && r && now_ns() < begin + 500 * MS);
+	} while (shared->quiet && r && now_ns() < begin + QUIET_NS);
 	if (!r && system("modprobe kvm_throttle"))
 		__atomic_fetch_add(&shared->wrong, 1, __ATOMIC_RELAXED);
 	shared->quiet = 0;
-	usleep(x / 32 % 60000);
+	usleep(x / 256 % 60000);
 }
 
 /* --- the host --------------------------------------------------------------- */

@@ -160,7 +160,10 @@ static void parse_trace(struct __test_metadata *_metadata, char *text,
 			opens_at = field(line, "open_ns");
 			seen->close++;
 			EXPECT_GE(closed_at + 1000, field(line, "planned_ns"));
-			EXPECT_GT(opens_at, closed_at);
+			EXPECT_GT(opens_at, field(line, "planned_ns"));
+			/* It may have opened since that was decided. */
+			if (throttle_exact())
+				EXPECT_GT(opens_at, closed_at);
 		}
 	}
 }
@@ -170,6 +173,7 @@ TEST_F(observe, tracepoints)
 {
 	struct kvm_throttle_vcpu_state state;
 	struct seen seen;
+	u64 patience;
 	char *text;
 	int fd;
 
@@ -178,7 +182,12 @@ TEST_F(observe, tracepoints)
 	ASSERT_EQ(throttle_set(fd, 8000, 0), 0);
 	/* This changes nothing. */
 	ASSERT_EQ(throttle_set(fd, 8000, 0), 0);
-	sleep_ns(500 * MS);
+	/* On a busy machine, a window may take long. */
+	patience = now_ns() + 20000 * MS;
+	do {
+		sleep_ns(500 * MS);
+		ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
+	} while (state.windows <= 5 && now_ns() < patience);
 	ASSERT_EQ(throttle_set(fd, 0, 0), 0);
 	ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
 	close(fd);

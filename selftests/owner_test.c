@@ -319,12 +319,17 @@ TEST_F(owner, pid_namespaces)
 	struct kvm_throttle_vcpu_state state;
 	struct guest g;
 	int fd, status;
+	u64 patience;
 	pid_t pid;
 
 	guest_create(&g, GUEST_WORK, 1);
-	sleep_ns(20 * MS);
+	/* It is known when the vCPU has run. */
+	patience = now_ns() + 20000 * MS;
 	fd = throttle_attach(g.vm->fd);
-	ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
+	do {
+		sleep_ns(20 * MS);
+		ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
+	} while (!state.tid && now_ns() < patience);
 	EXPECT_GT(state.tid, 0);
 	pid = fork();
 	if (!pid) {

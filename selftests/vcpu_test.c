@@ -182,7 +182,8 @@ TEST_F(vcpu, signal_ends_the_sleep)
 	u64 sent;
 
 	START(GUEST_WORK, 1);
-	set(self->fd, 9990);
+	/* It sleeps for 999 ms. */
+	ASSERT_EQ(throttle_set(self->fd, 9990, 1000 * MS), 0);
 	wait_for_sleep(self->fd);
 	sent = now_ns();
 	pthread_kill(self->guest.threads[0], SIGUSR1);
@@ -209,7 +210,8 @@ TEST_F(vcpu, signals_gain_nothing)
 	}
 	slow = (guest_work(&self->guest) - work) * 1e9 / (now_ns() - begin);
 	EXPECT_SPEED(slow / full, 0.005, 0.0101);
-	EXPECT_GT(state_of(self->fd, 0).interrupted, 50);
+	/* On a busy machine, the thread handles several of them at once. */
+	EXPECT_GT(state_of(self->fd, 0).interrupted, throttle_exact() ? 50 : 0);
 }
 
 /* Time for adding and removing a memory slot, which waits for kvm->srcu. */
