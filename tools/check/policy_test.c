@@ -365,6 +365,15 @@ static void test_limit(void)
 	check(m.d.percent_x100 && m.d.reason == POLICY_SLOW && !m.d.late,
 	      "there is none for it within 90 s: %.2f %%", percent(&m));
 
+	/* Iterations of 0.7 s, of which one alone says too little for a fit. */
+	begin(&m, 100 * MIB, POLICY_MAX_X100, 4.8);
+	while (!m.d.percent_x100 && m.sample.time_s < 10)
+		iterate(&m, 70 * MIB);
+	check(m.d.percent_x100 && m.sample.time_s + DOWNTIME_S +
+	      2 * m.sample.remaining / BANDWIDTH <= 4.8,
+	      "there is time for two more, within 4.8 s: %.2f %% at %.1f s", percent(&m),
+	      m.sample.time_s);
+
 	begin(&m, 4000 * MIB, POLICY_MAX_X100, 60);
 	check(!m.d.late, "nothing is said before anything is known");
 	iterate(&m, 3000 * MIB);
