@@ -2,27 +2,18 @@
 /*
  * The workload of vm/demo and vm/check-guest: process 1 of their Linux guest.
  *
- * One process per vCPU dirties memory in an endless loop, and counts the pages.
- * The counts are in memory that the guest's kernel has been told to leave alone
- * (memmap=), and that the host reads as a file.  So the guest reports without
- * spending any of the time that is being measured.
+ * One process per vCPU dirties memory in an endless loop, and counts the pages
+ * where the host sees it (guest.h). Arguments of the kernel's, beside those there:
  *
- * The kernel passes these of its arguments on as environment variables:
- *
- *	counts=ADDRESS		physical address of the counts
  *	dirty_mb=MB		how much memory each process dirties
  *	report_steal=1		report steal time too, when the host asks for it
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <sched.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
-#include <unistd.h>
+
+#include "guest.h"
 
 #define PAGE		4096
 
@@ -39,40 +30,6 @@
 #define ANSWERED	3
 
 typedef uint64_t vector __attribute__((vector_size(16)));
-
-/* The kernel panics when process 1 ends, and vm/demo shows the console. */
-static _Noreturn void die(const char *what)
-{
-	perror(what);
-	exit(EXIT_FAILURE);
-}
-
-static unsigned long long number(const char *name)
-{
-	const char *value = getenv(name);
-
-	if (!value)
-		die(name);
-	return strtoull(value, NULL, 0);
-}
-
-static volatile uint64_t *map_counts(void)
-{
-	void *counts;
-	int fd;
-
-	if (mount("devtmpfs", "/dev", "devtmpfs", 0, NULL))
-		die("mount /dev");
-	fd = open("/dev/mem", O_RDWR);
-	if (fd < 0)
-		die("/dev/mem");
-	counts = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		      number("counts"));
-	if (counts == MAP_FAILED)
-		die("mmap /dev/mem");
-	close(fd);
-	return counts;
-}
 
 static void run_on(int cpu)
 {
@@ -143,7 +100,7 @@ static _Noreturn void answer_for_ever(volatile uint64_t *counts)
 
 int main(void)
 {
-	volatile uint64_t *counts = map_counts();
+	volatile uint64_t *counts = map_counts(PAGE);
 	size_t size = number("dirty_mb") << 20;
 	int cpus = sysconf(_SC_NPROCESSORS_ONLN);
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Linux guest (vm/demo-guest.c) in a stock QEMU with KVM, in the machine of vm/vm.
+"""A Linux guest in a stock QEMU with KVM, in the machine of vm/vm.
 
-For programs that throttle it, and read from its memory what it has done.
+For programs that throttle it, and read from its memory what it has done. Its process 1
+is vm/demo-guest.c, or vm/health-guest.c with the kernel's argument rdinit=/health.
 """
 import json
 import mmap
@@ -11,10 +12,11 @@ import struct
 import subprocess
 import time
 
-# How the guest's memory is used, and its page of counts, see vm/demo-guest.c.
+# How the guest's memory is used, and its counts, see vm/guest.h and vm/demo-guest.c.
 RAM_FILE = '/dev/shm/demo-guest'
 PAGE = 4096
 COUNTS = 128 << 20
+COUNTS_SIZE = 256 << 10
 COUNT_STRIDE = 64
 STEAL, ASKED, ANSWERED = 8, 16, 24
 USER_HZ = 100
@@ -23,12 +25,12 @@ DIRTY_MB = 48
 VCPU_MB = 64
 
 # As little as possible for the guest's kernel to do at boot, which is slow
-# enough.  memmap: the page of the counts isn't the kernel's.  initcall_blacklist:
+# enough.  memmap: the memory of the counts isn't the kernel's.  initcall_blacklist:
 # this QEMU machine has no real-time clock, and certificates aren't needed.
 GUEST_KERNEL_ARGUMENTS = ' '.join((
     'console=ttyS0 quiet panic=-1 tsc=reliable nokaslr mitigations=off agp=off',
     'initcall_blacklist=cmos_init,load_system_certificate_list',
-    f'memmap={PAGE}${COUNTS:#x} counts={COUNTS:#x} dirty_mb={DIRTY_MB}'))
+    f'memmap={COUNTS_SIZE}${COUNTS:#x} counts={COUNTS:#x} dirty_mb={DIRTY_MB}'))
 
 KVM_THROTTLE = '/build/src/tools/kvm-throttle'
 CONSOLE = '/tmp/demo-console'
@@ -41,11 +43,11 @@ class Failed(Exception):
 class Guest:
     """A Linux guest in a stock QEMU, and what its processes have done."""
 
-    def __init__(self, vcpus, kernel_arguments=(), options=()):
+    def __init__(self, vcpus, kernel_arguments=(), options=(), binary='qemu-system-x86_64'):
         self.vcpus = vcpus
         memory = BASE_MB + VCPU_MB * vcpus
         self.process = subprocess.Popen((
-            'qemu-system-x86_64', '-accel', 'kvm',
+            binary, '-accel', 'kvm',
             '-machine', 'microvm,memory-backend=ram', '-cpu', 'qemu64',
             '-smp', str(vcpus), '-m', str(memory), '-object',
             f'memory-backend-file,id=ram,size={memory}M,mem-path={RAM_FILE},share=on',
@@ -57,7 +59,7 @@ class Guest:
         self.memory = None
 
     def counts(self):
-        """Pages that each process has dirtied so far."""
+        """What each process has done so far: pages that it has dirtied."""
         return [self.word(i * COUNT_STRIDE) for i in range(self.vcpus)]
 
     def word(self, offset):
@@ -77,7 +79,7 @@ class Guest:
             raise Failed('QEMU has ended')
 
     def boot(self):
-        """Wait until every process dirties memory."""
+        """Wait until every process has done something."""
         while not self.memory or not all(self.counts()):
             time.sleep(0.1)
             self.check()

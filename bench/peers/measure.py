@@ -14,9 +14,10 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, '../migration'))
+sys.path[:0] = os.path.join(HERE, '../migration'), os.path.join(HERE, '../../vm')
 
 # pylint: disable=wrong-import-position
+import linux_guest
 import migration
 
 PEERS = './bench/peers/peers'
@@ -26,6 +27,8 @@ OURS, OURS_QEMU = 'kvm_throttle', 'kvm_throttle-qemu'
 QEMU, QEMU_VCPU_TIMERS = 'qemu', 'qemu-vcpu-timers'
 CGROUPS_VCPU = 'cpu.max-vcpu-100ms', 'cpu.max-vcpu-10ms'
 STOPS = 'pause-resume', 'sigstop'
+# One guest for all, with QEMU's own throttle last: once cancelled, it may not work again.
+HEALTH = ('none', OURS_QEMU) + CGROUPS_VCPU + ('pause-resume-qemu', 'sigstop', QEMU)
 ALL = (OURS, OURS_QEMU, QEMU, QEMU_VCPU_TIMERS) + CGROUPS_VCPU + STOPS
 QUICK = (OURS, QEMU, CGROUPS_VCPU[0]) + STOPS
 CONTENDED = (OURS, QEMU, QEMU_VCPU_TIMERS, CGROUPS_VCPU[0]) + STOPS
@@ -39,10 +42,17 @@ MANY_TARGETS = 2000, 3000, 5000, 7000, 8000, 9000, 9500, 9900
 PEERS_MANY_TARGETS = 5000, 9000, 9900
 QUICK_TARGETS = 2000, 5000, 9000, 9900
 QUICK_MANY_TARGETS = 5000, 9900
+HEALTH_TARGETS = 5000, 9000, 9900
 
 # Module loaded, and attached to the VM: twice each, the other way round.
 IDLE = ((True, True), (True, False), (False, False),
         (False, False), (True, False), (True, True))
+
+# A Linux guest has a network of its own with this machine. What comes back takes a while,
+# or nothing would be on its way when a guest stalls.
+TAP, ADDRESS, GUEST_ADDRESS = 'tap0', '10.99.0.1', '10.99.0.2'
+DELAY = '5ms'
+MONITOR = os.path.join(migration.DIRECTORY, 'health.monitor')
 
 # Full speed, for a target.
 UNTHROTTLED = 0
@@ -56,6 +66,7 @@ class Bench:
         self.done = 0
         self.failed = 0
         self.total = total
+        self.guest = None
         self.start = time.monotonic()
 
     def run(self, measure, *arguments, **labels):
@@ -66,11 +77,38 @@ class Bench:
         if done.returncode:
             self.failed += 1
             print(f'bench: failed, exit status {done.returncode}', flush=True)
+            self.end_guest()
             return
         result = json.loads(done.stdout.decode().splitlines()[-1])
         for vcpu in (result.get('meter') or {}).get('vcpus', ()):
             del vcpu['stalls']['histogram']
         self.runs.append(dict(labels, measure=measure, **result))
+
+    def with_guest(self, measure, peer, *arguments):
+        """Arguments of run(), for a Linux guest, which lives on for the next one."""
+        if not self.guest:
+            self.guest = boot_guest()
+        return (measure, peer, self.guest.process.pid, linux_guest.RAM_FILE,
+                linux_guest.COUNTS, MONITOR) + arguments
+
+    def end_guest(self):
+        if self.guest:
+            self.guest.end()
+            self.guest = None
+
+
+def boot_guest():
+    """Its clock goes on while QEMU has stopped it, and its timers don't wait for ticks."""
+    print('bench: booting a Linux guest', flush=True)
+    guest = linux_guest.Guest(
+        1, ('rdinit=/health', 'clocksource=tsc', f'host={ADDRESS}', f'address={GUEST_ADDRESS}'),
+        ('-cpu', 'qemu64,+arat', '-name', 'health,debug-threads=on',
+         '-qmp', f'unix:{MONITOR},server=on,wait=off',
+         '-netdev', f'tap,id=net,ifname={TAP},script=no,downscript=no',
+         '-device', 'virtio-net-device,netdev=net'),
+        os.path.join(migration.DIRECTORY, 'qemu-stock'))
+    guest.boot()
+    return guest
 
 
 def accuracy_targets(peer, vcpus, quick):
@@ -133,6 +171,10 @@ def plan(quick):
         for peer in (OURS,) if quick else (OURS, 'cpu.max-vm-100ms', 'pause-resume'):
             yield (('share', peer, 'work', vms, vcpus, 2000, 5000, 9000),
                    {'what': 'scale', 'peer': peer, 'vcpus': vcpus, 'vms': vms})
+    # The last, as its guest takes time.
+    for peer in () if quick else HEALTH:
+        yield (('health', peer, 4000) + ((UNTHROTTLED,) if peer == 'none' else HEALTH_TARGETS),
+               {'what': 'health', 'peer': peer, 'vcpus': 1})
 
 
 def prepare():
@@ -150,11 +192,19 @@ def prepare():
                    check=True)
 
 
+def prepare_health():
+    linux_guest.mend_emulator()
+    for command in ('modprobe -a tun sch_netem', f'ip tuntap add {TAP} mode tap',
+                    f'tc qdisc add dev {TAP} root netem delay {DELAY}',
+                    f'ip address add {ADDRESS}/24 dev {TAP}', f'ip link set {TAP} up'):
+        subprocess.run(command.split(), check=True)
+
+
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='less of everything')
     parser.add_argument('--only', help='only what has this name: accuracy, stall, cost, '
-                        'floor, latency, lock, token, scale or idle')
+                        'floor, latency, lock, token, scale, idle or health')
     parser.add_argument('--output', required=True)
     return parser.parse_args()
 
@@ -167,15 +217,20 @@ def main():
         (f' --only {options.only}' if options.only else '')
     bench = Bench(len(runs))
     prepare()
+    if any(labels['what'] == 'health' for _, labels in runs):
+        prepare_health()
     for arguments, labels in runs:
         subprocess.run(('modprobe', 'kvm_throttle') if labels.get('loaded', True)
                        else ('modprobe', '-r', 'kvm_throttle'), check=True)
+        if labels['what'] == 'health':
+            arguments = bench.with_guest(*arguments)
         bench.run(*arguments, **labels)
         # What there is by now is of use, whatever happens to the rest.
         with open(options.output, 'w', encoding='utf-8') as file:
             json.dump({'command': command, 'kernel': os.uname().release,
                        'virtual_s': round(time.monotonic() - bench.start),
                        'runs': bench.runs}, file, indent=1)
+    bench.end_guest()
     return bench.failed != 0
 
 

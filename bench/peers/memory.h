@@ -12,6 +12,10 @@
 /* How many of the guest's stalls are remembered. */
 #define GAPS_MAX	8000
 
+/* vm/health-guest.c: its ticks, and where on the host its stream goes. */
+#define TICK_NS		1000000
+#define STREAM_PORT	5001
+
 /* bench_memory::orders.attend */
 #define ATTEND_START	1	/* start vCPUs */
 #define ATTEND_DIRTY	2	/* dirty memory */
@@ -45,7 +49,9 @@ struct bench_gap {
  * @vcpus: what each vCPU has done
  * @lock: of BENCH_LOCK
  * @token: index of the vCPU whose turn it is, of BENCH_TOKEN
- * @nr_gaps: stalls that the first vCPU has seen; the bench may set it to 0
+ * @nr_gaps: stalls that the first vCPU has seen; the bench may set it to 0, but
+ *	not where they are ticks
+ * @retransmits: of the TCP connection
  * @orders: what the guest is to do; it reads the last four before it runs
  * @orders.attend: call guest_attend() after each unit of work, for firmware.c's
  *	ATTEND_* bits
@@ -55,7 +61,8 @@ struct bench_gap {
  * @orders.nr_vcpus: how many there are
  * @orders.gap_cycles: what is no longer a unit of work, but a stall
  * @orders.exit_cycles: how long to work between exits
- * @gaps: the first of the stalls
+ * @gaps: the first of the stalls; or the last ticks, from when each was due to
+ *	when it came
  */
 struct bench_memory {
 	struct {
@@ -64,6 +71,7 @@ struct bench_memory {
 	_Alignas(64) uint32_t lock;
 	_Alignas(64) uint32_t token;
 	_Alignas(64) uint32_t nr_gaps;
+	uint32_t retransmits;
 	struct {
 		_Alignas(64) uint32_t attend;
 		uint32_t running;

@@ -6,10 +6,13 @@
  * What it says is exact in the deterministic VM of vm/vm only, where virtual
  * time counts instructions.
  */
+#include <limits.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "guest_arch.h"
 #include "peers.h"
@@ -26,12 +29,16 @@
 /* A turn on a CPU that vCPUs share: a tick of the scheduler's. */
 #define TURN_NS		(4 * MS)
 
+/* Of a Linux guest, in which at 99 % all takes a hundred times as long. */
+#define GUEST_SETTLE_NS	(2000 * MS)
+
 static void usage(void)
 {
 	printf("Usage: peers share PEER GUEST VMS VCPUS MS TARGET...\n"
 	       "       peers cost PEER VCPUS MS TARGET\n"
 	       "       peers latency PEER VCPUS TARGET COUNT\n"
 	       "       peers stall PEER VCPUS MS TARGET\n"
+	       "       peers health PEER PID RAM OFFSET MONITOR MS TARGET...\n"
 	       "       peers floor VCPUS MS\n"
 	       "       peers speed PEER VCPUS MS\n"
 	       "\n"
@@ -42,15 +49,20 @@ static void usage(void)
 	       "  cost      time of a CPU that neither the guest nor anybody else gets\n"
 	       "  latency   from a request to its effect, COUNT times\n"
 	       "  stall     its stalls, by kvm-throttle-meter\n"
+	       "  health    how late timers of a Linux guest are, vm/health-guest.c, and its TCP\n"
+	       "            stream, in a QEMU that runs\n"
 	       "  floor     cost of a guest that leaves KVM_RUN, sleeps and enters again\n"
 	       "  speed     what an unthrottled guest does; with kvm_throttle, one that it is\n"
 	       "            attached to\n"
 	       "\n"
+	       "  PID, RAM, OFFSET, MONITOR\n"
+	       "            QEMU's process, the file that its guest's memory is, where in that the\n"
+	       "            guest reports, and QEMU's QMP socket\n"
 	       "  GUEST     work, lock (its vCPUs contend for a spinlock) or token (they pass one\n"
 	       "            round)\n"
 	       "  VMS, VCPUS  how many VMs, and how many vCPUs each has (1 to %d)\n"
 	       "  MS        time to measure for, about\n"
-	       "  TARGET    hundredths of a percent, 1 to 9999\n"
+	       "  TARGET    hundredths of a percent, 1 to 9999; where no PEER throttles, 0\n"
 	       "  PEER      one of:\n", GUEST_VCPUS_MAX);
 	peer_list();
 }
@@ -206,18 +218,23 @@ static int median_of(const double v[3])
 	return first == both ? 2 : 0;
 }
 
-/* Prints the stalls that the first vCPU of the first VM has seen. */
-static void print_stalls(void)
+/* Prints what the first vCPU of the first VM has seen, but for the first @skip of it. */
+static void print_gaps(const char *plural, const char *length, u32 skip)
 {
 	static u64 gaps[GAPS_MAX];
-	u64 nr = vms[0].memory->nr_gaps, i;
+	u32 nr = vms[0].memory->nr_gaps - skip, i;
 	double ns = 1e6 / vms[0].state->clock_khz;
+	volatile struct bench_gap *gap;
 
-	for (i = 0; i < nr; i++)
-		gaps[i] = vms[0].memory->gaps[i].end - vms[0].memory->gaps[i].start;
+	TEST_ASSERT(nr <= GAPS_MAX, "%u %s are too many", nr, plural);
+	for (i = 0; i < nr; i++) {
+		gap = &vms[0].memory->gaps[(skip + i) % GAPS_MAX];
+		gaps[i] = gap->end - gap->start;
+	}
 	qsort(gaps, nr, sizeof(gaps[0]), compare_u64);
-	printf(", \"stalls\": %lu, \"stall_max_ns\": %.0f, \"stall_p99_ns\": %.0f", nr,
-	       nr ? gaps[nr - 1] * ns : 0, nr ? gaps[nr - 1 - nr / 100] * ns : 0);
+	printf(", \"%s\": %u, \"%s_max_ns\": %.0f, \"%s_p99_ns\": %.0f, \"%s_p50_ns\": %.0f",
+	       plural, nr, length, nr ? gaps[nr - 1] * ns : 0,
+	       length, nr ? gaps[nr - 1 - nr / 100] * ns : 0, length, nr ? gaps[nr / 2] * ns : 0);
 }
 
 /*
@@ -262,7 +279,7 @@ static void share_of_target(const struct peer *peer, int nr_vcpus, u64 ns, u32 t
 	s = measure_median(peer, target, ns, nr_vcpus);
 	printf("{\"target_x100\": %u, \"actual\": %.5f", target, 100 * (1 - speed(s) / full));
 	printf(", \"ns\": %lu, \"windows\": %lu", s.ns, s.windows);
-	print_stalls();
+	print_gaps("stalls", "stall", 0);
 	clear_ns = now_ns();
 	set_vms(peer, 0);
 	clear_ns = now_ns() - clear_ns;
@@ -433,6 +450,92 @@ static void stall(const struct peer *peer, int nr_vcpus, u64 ns, u32 target)
 		printf("null");
 	}
 	end_vms(peer);
+}
+
+static volatile u64 received;
+
+static void *receive_code(void *listener)
+{
+	static char buffer[1 << 20];
+	int fd = accept(*(int *)listener, NULL, NULL);
+	ssize_t size;
+
+	TEST_ASSERT(fd >= 0, "accept");
+	while ((size = recv(fd, buffer, sizeof(buffer), 0)) > 0)
+		received += size;
+	return NULL;
+}
+
+/* Returns when the guest has found us. */
+static void start_receiving(void)
+{
+	static int listener;
+	const struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_port = htons(STREAM_PORT),
+	};
+	u64 deadline = now_ns() + PATIENCE_NS;
+	const int yes = 1;
+	pthread_t thread;
+
+	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+	TEST_ASSERT(!bind(listener, (const void *)&address, sizeof(address)) &&
+		    !listen(listener, 1), "port %d", STREAM_PORT);
+	TEST_ASSERT(!pthread_create(&thread, NULL, receive_code, &listener), "pthread_create");
+	while (!received) {
+		TEST_ASSERT(now_ns() < deadline, "the guest sends nothing");
+		sleep_ns(10 * MS);
+	}
+	/* The stream has found its speed. */
+	sleep_ns(1000 * MS);
+}
+
+static void health_of_target(const struct peer *peer, u64 ns, u32 target)
+{
+	u32 skip, retransmits = vms[0].memory->retransmits;
+	u64 start, bytes, cpu_ns;
+
+	printf("{\"target_x100\": %u", target);
+	if (!set_vms(peer, target)) {
+		set_vms(peer, 0);
+		printf(", \"bytes\": null}");
+		return;
+	}
+	settle(peer, target);
+	sleep_ns(GUEST_SETTLE_NS);
+	start = now_ns();
+	skip = vms[0].memory->nr_gaps;
+	bytes = received;
+	cpu_ns = qemu_vcpu_ns(&vms[0]);
+	sleep_until_ns(start + whole_periods(peer, target, ns));
+	cpu_ns = qemu_vcpu_ns(&vms[0]) - cpu_ns;
+	/* What was sent again because the throttle was set is part of what it does. */
+	printf(", \"ns\": %lu, \"bytes\": %lu, \"cpu_ns\": %lu, \"retransmits\": %u",
+	       now_ns() - start, received - bytes, cpu_ns,
+	       vms[0].memory->retransmits - retransmits);
+	print_gaps("ticks", "late", skip);
+	printf("}");
+}
+
+static void health(const struct peer *peer, u64 ns, int nr_targets, const u32 *targets)
+{
+	int i;
+
+	nr_vms = 1;
+	start_receiving();
+	if (peer->prepare)
+		peer->prepare(&vms[0]);
+	printf("\"results\": [");
+	for (i = 0; i < nr_targets; i++) {
+		if (i)
+			printf(", ");
+		health_of_target(peer, ns, targets[i]);
+		fflush(stdout);
+	}
+	printf("]");
+	set_vms(peer, 0);
+	if (peer->finish)
+		peer->finish(&vms[0]);
 }
 
 static void floor_cost(int nr_vcpus, u64 ns)
@@ -607,6 +710,12 @@ int main(int argc, char **argv)
 			targets[i - 7] = integer(argv[i], 1, 9999);
 		share(peer_argument(argv[2]), guest_argument(argv[3]), integer(argv[4], 1, VMS_MAX),
 		      integer(argv[5], 1, GUEST_VCPUS_MAX), ms_argument(argv[6]), argc - 7, targets);
+	} else if (!strcmp(what, "health") && argc > 8 && argc - 8 <= TARGETS_MAX) {
+		for (i = 8; i < argc; i++)
+			targets[i - 8] = integer(argv[i], 0, 9999);
+		qemu_adopt(&vms[0], integer(argv[3], 1, INT_MAX), argv[4],
+			   integer(argv[5], 0, LONG_MAX), argv[6]);
+		health(peer_argument(argv[2]), ms_argument(argv[7]), argc - 8, targets);
 	} else if (!strcmp(what, "cost") && argc == 6) {
 		cost(peer_argument(argv[2]), integer(argv[3], 1, GUEST_VCPUS_MAX),
 		     ms_argument(argv[4]), integer(argv[5], 1, 9999));

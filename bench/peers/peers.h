@@ -26,6 +26,12 @@
 /* What isn't a unit of work, but a stall. */
 #define GAP_MIN_NS	100000ULL
 
+/* To wait for what must come. */
+#define PATIENCE_NS	(120000 * MS)
+
+/* Cloud Hypervisor's TIMESLICE_MS. */
+#define PAUSE_PERIOD_NS	(100 * MS)
+
 /**
  * struct bench_state - what the VM's process tells
  * @tids: the vCPUs' threads
@@ -57,7 +63,9 @@ enum bench_vmm {
  * @socket: to it, if it isn't QEMU
  * @qmp: to it, if it is QEMU
  * @ram_fd: QEMU's memory for the guest
- * @throttled: this QEMU has throttled its vCPUs before
+ * @percent: that this QEMU throttles its vCPUs by
+ * @throttled: it has throttled them before
+ * @pausing: thread that has QEMU pause and resume, while @percent isn't 0
  * @memory: shared with the guest
  * @state: shared with the process
  * @throttle_fd: of kvm_throttle, -1 if it isn't loaded
@@ -71,7 +79,9 @@ struct bench_vm {
 	int socket;
 	FILE *qmp;
 	int ram_fd;
+	int percent;
 	bool throttled;
+	pthread_t pausing;
 	volatile struct bench_memory *memory;
 	volatile struct bench_state *state;
 	int throttle_fd;
@@ -121,12 +131,32 @@ void qemu_end(struct bench_vm *vm);
 void qemu_run(struct bench_vm *vm, int nr_vcpus);
 void qemu_stop(struct bench_vm *vm);
 
+/**
+ * qemu_adopt() - take a QEMU for a VM of the bench
+ * @vm: result, which must not be ended
+ * @pid: the process; it has one vCPU
+ * @ram: file that is the guest's memory
+ * @offset: where the guest has struct bench_memory there, with gaps in ns
+ * @monitor: its QMP socket
+ */
+void qemu_adopt(struct bench_vm *vm, pid_t pid, const char *ram, u64 offset,
+		const char *monitor);
+
+/**
+ * qemu_vcpu_ns() - CPU time of an adopted QEMU's vCPU
+ * @vm: the VM
+ *
+ * Return: it in ns, with that of what KVM does for it.
+ */
+u64 qemu_vcpu_ns(struct bench_vm *vm);
+
 /* Of struct peer. */
 void qemu_attach(struct bench_vm *vm);
 void qemu_ready(struct bench_vm *vm);
 bool qemu_set(struct bench_vm *vm, u32 percent_x100);
 u64 qemu_windows(struct bench_vm *vm);
 u64 qemu_migration_ns(struct bench_vm *vm);
+bool qemu_pause_set(struct bench_vm *vm, u32 percent_x100);
 
 /**
  * bench_shared() - make memory to share with other processes

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * QEMU as the VMM, with firmware.c as the guest (see peers.h). QEMU throttles by
- * itself only while it migrates: here into nothing, and so slowly that it doesn't end.
+ * QEMU as the VMM, with firmware.c as the guest, or one that somebody else has started
+ * (see peers.h). QEMU throttles by itself only while it migrates: here into nothing, and
+ * so slowly that it doesn't end.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "peers.h"
@@ -24,11 +26,11 @@
 #define LOG		DIRECTORY "qemu.log"
 #define KVM_DEBUGFS	"/sys/kernel/debug/kvm"
 
-/* What QEMU calls it, with -name debug-threads=on. */
+/* What QEMU calls them, with -name debug-threads=on. */
 #define MIGRATION_THREAD	"mig/src/main"
+#define VCPU_THREAD		"CPU 0/KVM"
 
 #define POLL_NS		(20 * MS)
-#define PATIENCE_NS	(120000 * MS)
 
 /*
  * Bytes per second: what the guest dirties takes a bit more than a second, since QEMU
@@ -214,6 +216,58 @@ void qemu_start(struct bench_vm *vm, enum bench_guest_kind kind)
 	launch(vm);
 }
 
+/* The thread of that name, or 0. */
+static pid_t thread_of(struct bench_vm *vm, const char *wanted)
+{
+	char path[320], name[16];
+	struct dirent *entry;
+	pid_t tid = 0;
+	DIR *dir;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", vm->pid);
+	dir = opendir(path);
+	TEST_ASSERT(dir, "open %s", path);
+	while ((entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/comm", vm->pid, entry->d_name);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (fgets(name, sizeof(name), f) && !strncmp(name, wanted, strlen(wanted)))
+			tid = atoi(entry->d_name);
+		fclose(f);
+	}
+	closedir(dir);
+	return tid;
+}
+
+void qemu_adopt(struct bench_vm *vm, pid_t pid, const char *ram, u64 offset,
+		const char *monitor)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int socket_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+
+	*vm = (struct bench_vm) {
+		.nr_vcpus = 1, .vmm = VMM_QEMU, .pid = pid, .throttle_fd = -1,
+	};
+	vm->state = bench_shared(sizeof(*vm->state), &fd);
+	close(fd);
+	vm->state->clock_khz = 1000000;
+	vm->state->tids[0] = thread_of(vm, VCPU_THREAD);
+	TEST_ASSERT(vm->state->tids[0], "no thread %s in process %d", VCPU_THREAD, pid);
+	fd = open(ram, O_RDWR | O_CLOEXEC);
+	TEST_ASSERT(fd >= 0, "open %s", ram);
+	vm->memory = mmap(NULL, sizeof(*vm->memory), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			  offset);
+	TEST_ASSERT(vm->memory != MAP_FAILED, "mmap %s", ram);
+	close(fd);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", monitor);
+	TEST_ASSERT(!connect(socket_fd, (void *)&address, sizeof(address)), "connect to %s",
+		    monitor);
+	vm->qmp = fdopen(socket_fd, "r");
+	qmp(vm, "{'execute': 'qmp_capabilities'}");
+}
+
 void qemu_end(struct bench_vm *vm)
 {
 	kill(vm->pid, SIGKILL);
@@ -249,32 +303,6 @@ static bool is_migrating(struct bench_vm *vm)
 	       strstr(answer, "\"status\": \"cancelling\"");
 }
 
-/* The thread that migrates, which there is one of at a time, or 0. */
-static pid_t migration_thread(struct bench_vm *vm)
-{
-	char path[320], name[16];
-	struct dirent *entry;
-	pid_t tid = 0;
-	DIR *dir;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", vm->pid);
-	dir = opendir(path);
-	TEST_ASSERT(dir, "open %s", path);
-	while ((entry = readdir(dir))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%.255s/comm", vm->pid, entry->d_name);
-		f = fopen(path, "re");
-		if (!f)
-			continue;
-		if (fgets(name, sizeof(name), f) &&
-		    !strncmp(name, MIGRATION_THREAD, strlen(MIGRATION_THREAD)))
-			tid = atoi(entry->d_name);
-		fclose(f);
-	}
-	closedir(dir);
-	return tid;
-}
-
 /*
  * For half of a CPU beside all the vCPUs, or with many of them it would take minutes.
  * A nice value less makes 1.25 times as much.
@@ -289,27 +317,25 @@ static int migration_nice(struct bench_vm *vm)
 	return nice;
 }
 
-/* With @percent 0 there is no auto-converge, and all else is the same. */
-static void begin_migration(struct bench_vm *vm, int percent)
+/* The less the guest runs, the less it dirties: the migration must not be done with it. */
+static void let_dirty(struct bench_vm *vm, int percent)
+{
+	qmp(vm, "{'execute': 'migrate-set-parameters', 'arguments': {'max-bandwidth': %d, "
+	    "'max-cpu-throttle': %d}}", BANDWIDTH_FAST / 100 * (100 - vm->percent), percent ?: 99);
+	vm->memory->orders.attend |= ATTEND_DIRTY;
+}
+
+/* Until QEMU throttles the guest by that, which it holds then. */
+static void await_throttle(struct bench_vm *vm, int percent)
 {
 	u64 deadline = now_ns() + PATIENCE_NS;
 	const char *answer;
 	pid_t tid;
 
-	while (is_migrating(vm))
-		sleep_ns(POLL_NS);
-	qmp(vm, "{'execute': 'migrate-set-capabilities', 'arguments': {'capabilities': [{"
-	    "'capability': 'auto-converge', 'state': %s}]}}", percent ? "true" : "false");
-	qmp(vm, "{'execute': 'migrate-set-parameters', 'arguments': {'max-bandwidth': %d, "
-	    "'downtime-limit': 1, 'cpu-throttle-initial': %d, 'max-cpu-throttle': %d}}",
-	    BANDWIDTH_FAST, max(percent, 1), percent ?: 99);
-	vm->memory->orders.attend |= ATTEND_DIRTY;
-	qmp_send_null(vm);
-	qmp(vm, "{'execute': 'migrate', 'arguments': {'uri': 'fd:null'}}");
 	do {
 		TEST_ASSERT(now_ns() < deadline, "QEMU doesn't throttle the guest");
 		sleep_ns(POLL_NS);
-		tid = migration_thread(vm);
+		tid = thread_of(vm, MIGRATION_THREAD);
 		if (tid)
 			setpriority(PRIO_PROCESS, tid, migration_nice(vm));
 		answer = qmp(vm, "{'execute': 'query-migrate'}");
@@ -320,6 +346,22 @@ static void begin_migration(struct bench_vm *vm, int percent)
 	qmp(vm, "{'execute': 'migrate-set-parameters', 'arguments': {'max-bandwidth': %d}}",
 	    BANDWIDTH_SLOW);
 	vm->memory->orders.attend &= ~ATTEND_DIRTY;
+	vm->percent = percent;
+}
+
+/* With @percent 0 there is no auto-converge, and all else is the same. */
+static void begin_migration(struct bench_vm *vm, int percent)
+{
+	while (is_migrating(vm))
+		sleep_ns(POLL_NS);
+	qmp(vm, "{'execute': 'migrate-set-capabilities', 'arguments': {'capabilities': [{"
+	    "'capability': 'auto-converge', 'state': %s}]}}", percent ? "true" : "false");
+	qmp(vm, "{'execute': 'migrate-set-parameters', 'arguments': {'downtime-limit': 1, "
+	    "'cpu-throttle-initial': %d, 'cpu-throttle-increment': 99}}", max(percent, 1));
+	let_dirty(vm, percent);
+	qmp_send_null(vm);
+	qmp(vm, "{'execute': 'migrate', 'arguments': {'uri': 'fd:null'}}");
+	await_throttle(vm, percent);
 }
 
 void qemu_ready(struct bench_vm *vm)
@@ -329,8 +371,16 @@ void qemu_ready(struct bench_vm *vm)
 
 bool qemu_set(struct bench_vm *vm, u32 percent_x100)
 {
+	int percent = percent_x100 / 100;
+
+	if (vm->percent && percent > vm->percent) {
+		let_dirty(vm, percent);
+		await_throttle(vm, percent);
+		return true;
+	}
 	qmp(vm, "{'execute': 'migrate_cancel'}");
-	if (!percent_x100)
+	vm->percent = 0;
+	if (!percent)
 		return true;
 	/* QEMU 10 may leave some vCPUs alone once a throttle was cancelled. */
 	if (vm->throttled) {
@@ -339,13 +389,42 @@ bool qemu_set(struct bench_vm *vm, u32 percent_x100)
 		qemu_run(vm, vm->memory->orders.running);
 	}
 	vm->throttled = true;
-	begin_migration(vm, percent_x100 / 100);
+	begin_migration(vm, percent);
 	return true;
 }
 
-u64 qemu_migration_ns(struct bench_vm *vm)
+/* Cloud Hypervisor's steps, from outside. */
+static void *pause_code(void *arg)
 {
-	pid_t tid = migration_thread(vm);
+	struct bench_vm *vm = arg;
+	u64 start;
+
+	while (vm->percent) {
+		start = now_ns();
+		qmp(vm, "{'execute': 'stop'}");
+		vm->state->windows += vm->nr_vcpus;
+		sleep_until_ns(start + PAUSE_PERIOD_NS / 100 * vm->percent);
+		start = now_ns();
+		qmp(vm, "{'execute': 'cont'}");
+		sleep_until_ns(start + PAUSE_PERIOD_NS / 100 * (100 - vm->percent));
+	}
+	return NULL;
+}
+
+bool qemu_pause_set(struct bench_vm *vm, u32 percent_x100)
+{
+	int before = vm->percent;
+
+	vm->percent = percent_x100 / 100;
+	if (!before && vm->percent)
+		TEST_ASSERT(!pthread_create(&vm->pausing, NULL, pause_code, vm), "pthread_create");
+	if (before && !vm->percent)
+		pthread_join(vm->pausing, NULL);
+	return true;
+}
+
+static u64 thread_ns(struct bench_vm *vm, pid_t tid)
+{
 	char path[64];
 	u64 ns = 0;
 	FILE *f;
@@ -357,6 +436,16 @@ u64 qemu_migration_ns(struct bench_vm *vm)
 	TEST_ASSERT(f && fscanf(f, "%lu", &ns) == 1, "read %s", path);
 	fclose(f);
 	return ns;
+}
+
+u64 qemu_migration_ns(struct bench_vm *vm)
+{
+	return thread_ns(vm, thread_of(vm, MIGRATION_THREAD));
+}
+
+u64 qemu_vcpu_ns(struct bench_vm *vm)
+{
+	return thread_ns(vm, vm->state->tids[0]);
 }
 
 u64 qemu_windows(struct bench_vm *vm)

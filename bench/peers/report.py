@@ -16,7 +16,7 @@ NAMES = {
     QEMU: 'stock QEMU', 'qemu-vcpu-timers': 'QEMU, timers per vCPU',
     'cpu.max-vcpu-100ms': 'cpu.max, 100 ms', 'cpu.max-vcpu-10ms': 'cpu.max, 10 ms',
     'cpu.max-vm-100ms': 'cpu.max of the VM, 100 ms', 'pause-resume': 'pause and resume',
-    'sigstop': 'SIGSTOP', 'floor': 'floor: exit, sleep, wake, entry'}
+    'pause-resume-qemu': 'pause and resume, of QEMU', 'sigstop': 'SIGSTOP', 'floor': 'floor: exit, sleep, wake, entry'}
 
 
 def name(run):
@@ -153,6 +153,16 @@ def scales(runs):
                    text(result['set_ns'], '.2f', 1e-6), text(result['clear_ns'], '.2f', 1e-6)]
 
 
+def healths(runs):
+    for run in runs:
+        for result in run['results']:
+            yield [name(run), f'{result["target_x100"] / 100:g} %'] + (
+                ['-'] * 6 if result['bytes'] is None else
+                [text(result['cpu_ns'] / result['ns'], '.2f', 100)] +
+                [text(result[f'late_{which}_ns'], '.2f', 1e-6) for which in ('p50', 'p99', 'max')] +
+                [text(result['bytes'] / result['ns'], '.3f', 1e3), str(result['retransmits'])])
+
+
 class Goals:
     """Ours against what is to be reached."""
 
@@ -270,6 +280,11 @@ def main():
     if 'scale' in runs:
         table('Many vCPUs on 1 CPU', ['', 'VMs × vCPUs', 'target', 'actual, %', 'ms to set all',
                                       'ms to clear all'], list(scales(runs['scale'])))
+    if 'health' in runs:
+        table('A Linux guest of QEMU with a 1 kHz timer and a TCP stream to the host',
+              ['', 'target', 'vCPU on the CPU, %', 'timer late by, ms: median',
+               '99th percentile', 'most', 'MB/s', 'retransmissions'],
+              list(healths(runs['health'])))
 
 
 if __name__ == '__main__':

@@ -167,6 +167,9 @@ static void cgroup_finish(struct bench_vm *vm)
 	char path[128];
 	int i;
 
+	/* If it lives on. */
+	snprintf(path, sizeof(path), "%d", vm->pid);
+	write_file(CGROUPS "/cgroup.procs", path);
 	for (i = vm->nr_vcpus - 1; i >= -1; i--) {
 		cgroup_path(path, vm, i, "");
 		rmdir(path);
@@ -391,6 +394,14 @@ static const struct peer peers[] = {
 		.name = "pause-resume",
 		.max_x100 = 9900,
 		.set = vmm_set,
+		.windows = vmm_windows,
+		.period_ns = slow_period_ns,
+	},
+	{
+		.name = "pause-resume-qemu",
+		.vmm = VMM_QEMU,
+		.max_x100 = 9900,
+		.set = qemu_pause_set,
 		.windows = vmm_windows,
 		.period_ns = slow_period_ns,
 	},

@@ -25,9 +25,6 @@
 
 _Static_assert(BENCH_VCPUS_MAX == GUEST_VCPUS_MAX, "work.h");
 
-/* Cloud Hypervisor's TIMESLICE_MS. */
-#define PAUSE_PERIOD_MS		100
-
 /* Windows of BENCH_EXIT. */
 #define EXIT_WINDOW_NS		5236000ULL
 
@@ -160,15 +157,15 @@ static void run(int nr_vcpus)
 static void pause_timer(void)
 {
 	u64 start = now_ns();
-	u64 pause_ms = PAUSE_PERIOD_MS * (vmm.percent_x100 / 100) / 100;
+	u64 pause_ns = PAUSE_PERIOD_NS * (vmm.percent_x100 / 100) / 100;
 
 	if (vmm.paused) {
 		run(vmm.running);
-		vmm.pause_timer_ns = start + (PAUSE_PERIOD_MS - pause_ms) * MS;
+		vmm.pause_timer_ns = start + PAUSE_PERIOD_NS - pause_ns;
 	} else {
 		vmm.state->windows += vmm.running;
 		stop_all();
-		vmm.pause_timer_ns = start + pause_ms * MS;
+		vmm.pause_timer_ns = start + pause_ns;
 	}
 	vmm.paused = !vmm.paused;
 }
