@@ -29,8 +29,6 @@ PATCHED = os.path.join(HERE, '../../qemu/bin/qemu-system-x86_64')
 DIRECTORY = '/tmp/migration'
 RAM_DIRECTORY = '/dev/shm'
 
-HUGE_PAGES = '/sys/kernel/mm/transparent_hugepage/enabled'
-
 # As in guest.h.
 PAGE = 4096
 CONTROL = 0x8000
@@ -402,20 +400,10 @@ def into_memory(binary, name):
     return copy
 
 
-def no_huge_pages():
-    """Keep khugepaged from taking 10 ms of the only CPU now and then, to find nothing.
-
-    The guests' memory is in files.
-    """
-    with open(HUGE_PAGES, 'w', encoding='ascii') as file:
-        file.write('never')
-
-
 def prepare():
     """Call it first."""
     os.makedirs(DIRECTORY, exist_ok=True)
     shutil.copy(GUEST, DIRECTORY)
-    no_huge_pages()
 
 
 def warm_up(binary):
