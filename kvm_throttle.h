@@ -7,7 +7,8 @@
  * a VM.  How the module uses it is told at the top of kvm_throttle.c.
  *
  * The loop is closed: the long-run share is exact while windows start and end
- * late by less than a period, and by less than what kvt_repay_most() allows.
+ * late by less than a period, and by less than what kvt_repay_most() and
+ * kvt_debt_most() allow.
  *
  * All times are nanoseconds on the VM's grid, that is, since its epoch: a grid
  * that starts at 0 can't wrap.
@@ -30,7 +31,10 @@
  */
 #define KVT_WINDOW_MIN_NS	(97 * NSEC_PER_USEC)
 
-/* How many windows' worth of lateness is remembered, to be repaid; of debts, twice... */
+/*
+ * How many windows' worth of lateness is remembered, to be repaid; of debts,
+ * twice as many...
+ */
 #define KVT_REPAY_WINDOWS	16
 
 /* ...unless the repayment would take longer than this; for debts, twice that. */
@@ -88,7 +92,8 @@ struct kvt_clock {
  *	time, and the window has not waited for it
  * @waited_ns: how long another VM or task had the CPU meanwhile, which is lost
  *	without a throttle too
- * @entry_ns: how long it still takes to enter the guest
+ * @entry_ns: how much longer than without a throttle it still takes to enter
+ *	the guest
  * @first: result: the vCPU is the first to enter the guest on its CPU
  * @held_ns: result: for how long no window was open since the vCPU was to be
  *	woken, for the VM on its CPU

@@ -386,7 +386,7 @@ static void kvm_throttle_work(struct callback_head *work)
 	    READ_ONCE(v->vm->nr_vcpus))
 		kvm_throttle_scan_now(v->vm);
 
-	/* Who has left the guest for another reason has to enter it anyway. */
+	/* Who was busy outside the guest has to enter it anyway. */
 	entry_ns = busy_from_ns ? 0 : v->exit_ns * 3 / 4;
 	while (kvm_throttle_must_sleep(v, ready, now, entry_ns)) {
 		trace_kvm_throttle_close(v, ran ? fired_ns : 0);

@@ -23,7 +23,10 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+/* Before Linux 6.12's, that header has one of its own. */
+#define sched_param	kernel_sched_param
 #include <linux/sched/types.h>
+#undef sched_param
 
 #include "kselftest.h"
 #include "throttle_util.h"
@@ -236,10 +239,11 @@ static void set_long_turns(int fd, int nr_vcpus)
 	struct kvm_throttle_vcpu_state states[GUEST_VCPUS_MAX];
 	int i;
 
-	throttle_get(fd, states, nr_vcpus, NULL);
+	TEST_ASSERT(throttle_get(fd, states, nr_vcpus, NULL) == nr_vcpus, "get");
 	for (i = 0; i < nr_vcpus; i++)
-		TEST_ASSERT(!syscall(SYS_sched_setattr, states[i].tid, &attr, 0),
-			    "sched_setattr: errno %d", errno);
+		TEST_ASSERT(states[i].tid &&
+			    !syscall(SYS_sched_setattr, states[i].tid, &attr, 0),
+			    "sched_setattr for vCPU %d: errno %d", i, errno);
 }
 
 /* Do the guest, the meter and the module's counters say the same? */

@@ -470,7 +470,7 @@ struct policy_decision policy_feed(struct policy *p,
 				   const struct policy_sample *sample)
 {
 	struct policy_decision *d = &p->decision;
-	bool ended;
+	bool ended, synced = sample->syncs != p->last.syncs;
 
 	d->corrected = false;
 	if (!p->started) {
@@ -490,7 +490,7 @@ struct policy_decision policy_feed(struct policy *p,
 		d->reason = POLICY_CONVERGES;
 		if (is_hot(p) || (ended && is_stuck(p)))
 			d->reason = POLICY_STUCK;
-		else if ((ended && is_slow(p)) || is_pressed(p))
+		else if ((ended && is_slow(p)) || (synced && p->nr_points && is_pressed(p)))
 			d->reason = POLICY_SLOW;
 		ended |= d->reason >= POLICY_STUCK;
 	}

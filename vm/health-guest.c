@@ -29,6 +29,9 @@
 #include "guest.h"
 #include "memory.h"
 
+/* COUNTS_SIZE of linux_guest.py: the kernel's own memory is behind it. */
+_Static_assert(sizeof(struct bench_memory) <= 256 << 10, "doesn't fit into COUNTS_SIZE");
+
 #define MODULES		"/modules"
 #define INTERFACE	"eth0"
 

@@ -209,6 +209,8 @@ def main():
     options = parse_options()
     runs = [(arguments, labels) for arguments, labels in plan(options.quick)
             if options.only in (None, labels['what'])]
+    if not runs:
+        sys.exit(f'measure.py: {options.only}: nothing like that is measured')
     command = 'bench/peers/run' + ' --quick' * options.quick + \
         (f' --only {options.only}' if options.only else '')
     bench = Bench(len(runs))

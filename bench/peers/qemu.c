@@ -380,8 +380,9 @@ bool qemu_set(struct bench_vm *vm, u32 percent_x100)
 	}
 	qmp(vm, "{'execute': 'migrate_cancel'}");
 	vm->percent = 0;
+	/* It knows no fractions. */
 	if (!percent)
-		return true;
+		return !percent_x100;
 	/* QEMU 10 may leave some vCPUs alone once a throttle was cancelled. */
 	if (vm->throttled) {
 		qemu_end(vm);

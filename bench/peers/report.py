@@ -16,7 +16,8 @@ NAMES = {
     QEMU: 'stock QEMU', 'qemu-vcpu-timers': 'QEMU, timers per vCPU',
     'cpu.max-vcpu-100ms': 'cpu.max, 100 ms', 'cpu.max-vcpu-10ms': 'cpu.max, 10 ms',
     'cpu.max-vm-100ms': 'cpu.max of the VM, 100 ms', 'pause-resume': 'pause and resume',
-    'pause-resume-qemu': 'pause and resume, of QEMU', 'sigstop': 'SIGSTOP', 'floor': 'floor: exit, sleep, wake, entry'}
+    'pause-resume-qemu': 'pause and resume, of QEMU', 'sigstop': 'SIGSTOP',
+    'floor': 'floor: exit, sleep, wake, entry'}
 
 
 def name(run):

@@ -365,6 +365,16 @@ static void test_limit(void)
 	check(m.d.percent_x100 && m.d.reason == POLICY_SLOW && !m.d.late,
 	      "there is none for it within 90 s: %.2f %%", percent(&m));
 
+	/* The first pass is so short that it says nothing. */
+	begin(&m, 75 * MIB, POLICY_MAX_X100, 2.6);
+	iterate(&m, 70 * MIB);
+	check(!m.d.percent_x100 && m.d.reason == POLICY_CONVERGES,
+	      "what isn't known isn't decided by, at %.1f s", m.sample.time_s);
+	iterate(&m, 10 * MIB);
+	iterate(&m, 5 * MIB);
+	check(!m.d.percent_x100 && m.d.reason == POLICY_CONVERGES && m.sample.time_s < 2.6,
+	      "what ends in time is left alone, at %.1f s", m.sample.time_s);
+
 	/* Iterations of 0.7 s, of which one alone says too little for a fit. */
 	begin(&m, 100 * MIB, POLICY_MAX_X100, 4.8);
 	while (!m.d.percent_x100 && m.sample.time_s < 10)
