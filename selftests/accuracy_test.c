@@ -249,11 +249,16 @@ static void set_long_turns(int fd, int nr_vcpus)
 	struct kvm_throttle_vcpu_state states[GUEST_VCPUS_MAX];
 	int i;
 
-	TEST_ASSERT(throttle_get(fd, states, nr_vcpus, NULL) == nr_vcpus, "get");
-	for (i = 0; i < nr_vcpus; i++)
-		TEST_ASSERT(states[i].tid &&
-			    !syscall(SYS_sched_setattr, states[i].tid, &attr, 0),
+	for (i = 0; i < nr_vcpus; i++) {
+		/* The thread is known when the vCPU has run, and was looked at. */
+		do {
+			sleep_ns(100 * MS);
+			TEST_ASSERT(throttle_get(fd, states, nr_vcpus, NULL) == nr_vcpus,
+				    "KVM_GET_THROTTLE");
+		} while (!states[i].tid);
+		TEST_ASSERT(!syscall(SYS_sched_setattr, states[i].tid, &attr, 0),
 			    "sched_setattr for vCPU %d: errno %d", i, errno);
+	}
 }
 
 /* Do the guest, the meter and the module's counters say the same? */
