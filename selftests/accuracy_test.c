@@ -162,32 +162,40 @@ static int compare(const void *a, const void *b)
 }
 
 /*
- * In the deterministic VM, its own I/O may come between: there the actual
- * throttle of one vCPU is always the median of five parts of the time, and so is
- * what the meter says.  Many vCPUs take turns, which can't be divided.
+ * In the deterministic VM, its own I/O may come between: there the speed of one
+ * vCPU is always the median of five parts of the time, and so is what the meter
+ * says.  Many vCPUs take turns, which can't be divided.
  */
+static void measure_parts(struct guest *g, int fd, u64 ns, struct measure *m)
+{
+	double speed[5], guest[ARRAY_SIZE(speed)], gap_ns = 0;
+	int i, middle = ARRAY_SIZE(speed) / 2;
+
+	if (!exact || g->nr_vcpus > 1) {
+		measure(g, fd, ns, m);
+		return;
+	}
+	for (i = 0; i < ARRAY_SIZE(speed); i++) {
+		measure(g, fd, ns / ARRAY_SIZE(speed), m);
+		speed[i] = m->speed;
+		guest[i] = m->guest;
+		gap_ns = max(gap_ns, m->gap_ns);
+	}
+	qsort(speed, ARRAY_SIZE(speed), sizeof(speed[0]), compare);
+	qsort(guest, ARRAY_SIZE(guest), sizeof(guest[0]), compare);
+	m->speed = speed[middle];
+	m->guest = guest[middle];
+	m->gap_ns = gap_ns;
+}
+
 static double measure_actual(struct guest *g, int fd, const struct measure *full,
 			     u32 target, struct measure *m)
 {
 	u64 everyone_ns = g->nr_vcpus * TURN_NS * 10000 / (10000 - target);
-	double actual[5], guest[ARRAY_SIZE(actual)], gap_ns = 0;
-	int i, middle = ARRAY_SIZE(actual) / 2;
+	bool wait_for_turns = exact && g->nr_vcpus > 1;
 
-	if (!exact || g->nr_vcpus > 1) {
-		measure(g, fd, exact ? max(measure_ns, everyone_ns) : measure_ns, m);
-		return exact ? 1 - m->speed / full->speed : m->share;
-	}
-	for (i = 0; i < ARRAY_SIZE(actual); i++) {
-		measure(g, fd, measure_ns / ARRAY_SIZE(actual), m);
-		actual[i] = 1 - m->speed / full->speed;
-		guest[i] = m->guest;
-		gap_ns = max(gap_ns, m->gap_ns);
-	}
-	qsort(actual, ARRAY_SIZE(actual), sizeof(actual[0]), compare);
-	qsort(guest, ARRAY_SIZE(guest), sizeof(guest[0]), compare);
-	m->gap_ns = gap_ns;
-	m->guest = guest[middle];
-	return actual[middle];
+	measure_parts(g, fd, wait_for_turns ? max(measure_ns, everyone_ns) : measure_ns, m);
+	return exact ? 1 - m->speed / full->speed : m->share;
 }
 
 static void test_target(struct guest *g, int fd, const struct measure *full,
@@ -228,7 +236,7 @@ static void test_targets(int nr_vcpus, int bound)
 	guest_create(&guest, GUEST_WORK, nr_vcpus);
 	fd = throttle_attach(guest.vm->fd);
 	TEST_ASSERT(fd >= 0, "KVM_THROTTLE_ATTACH: %d", fd);
-	measure(&guest, fd, measure_ns, &full);
+	measure_parts(&guest, fd, measure_ns, &full);
 	ksft_print_msg("%d vCPUs at full speed: %.0f units/s, stall %.3f ms\n",
 		       nr_vcpus, full.speed, full.gap_ns / 1e6);
 
@@ -301,7 +309,7 @@ static void test_agreements(int nr_vcpus)
 	fd = throttle_attach(guest.vm->fd);
 	TEST_ASSERT(fd >= 0, "KVM_THROTTLE_ATTACH: %d", fd);
 	set_long_turns(fd, nr_vcpus);
-	measure(&guest, fd, measure_ns, &full);
+	measure_parts(&guest, fd, measure_ns, &full);
 	ksft_print_msg("%d vCPUs at full speed, metered: %.0f units/s, %.3f %% in guest mode\n",
 		       nr_vcpus, full.speed, full.guest * 100);
 
