@@ -521,6 +521,7 @@ TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
 {
 	struct guest *g = &self->guest;
 	pthread_t old;
+	u64 windows;
 
 	START(GUEST_WORK, 1);
 	old = start_instead(g, blocked_thread);
@@ -531,8 +532,11 @@ TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
 	/* The signal is in the sleep window, so work is queued to the old one. */
 	leave_kvm_run(g, old);
 	sleep_ns(50 * MS);
+	windows = state_of(self->fd, 0).windows;
 	guest_start(g, 0);
 	sleep_ns(150 * MS);
+	/* On a slow machine, it takes long until the new one runs. */
+	EXPECT_TRUE(has_windows(self->fd, windows + 3));
 	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
 	pthread_kill(old, SIGUSR1);
 	pthread_join(old, NULL);
