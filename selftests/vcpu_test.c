@@ -511,6 +511,15 @@ static pthread_t start_instead(struct guest *g, void *(*function)(void *))
 	return thread;
 }
 
+/* It may not wait for the signal yet. */
+static void end_thread(pthread_t thread)
+{
+	do {
+		pthread_kill(thread, SIGUSR1);
+		sleep_ns(MS);
+	} while (pthread_tryjoin_np(thread, NULL));
+}
+
 static void leave_kvm_run(struct guest *g, pthread_t thread)
 {
 	g->vcpus[0]->run->immediate_exit = 1;
@@ -538,8 +547,7 @@ TEST_F(vcpu, another_thread_while_the_old_one_is_blocked)
 	/* On a slow machine, it takes long until the new one runs. */
 	EXPECT_TRUE(has_windows(self->fd, windows + 3));
 	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
-	pthread_kill(old, SIGUSR1);
-	pthread_join(old, NULL);
+	end_thread(old);
 	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
 }
 
@@ -623,8 +631,7 @@ TEST_F(vcpu, paused_vcpu_is_left_alone)
 	after = state_of(self->fd, 0);
 	EXPECT_EQ(after.windows, before.windows);
 	EXPECT_LE(after.retries - before.retries, 1);
-	pthread_kill(thread, SIGUSR1);
-	pthread_join(thread, NULL);
+	end_thread(thread);
 	guest_start(&self->guest, 0);
 }
 
@@ -654,8 +661,7 @@ TEST_F(vcpu, stopped_vcpu_is_rarely_looked_for)
 	retries = state_of(self->fd, 0).retries - retries;
 	if (throttle_exact())
 		EXPECT_LE(retries, 2);
-	pthread_kill(thread, SIGUSR1);
-	pthread_join(thread, NULL);
+	end_thread(thread);
 	guest_start(&self->guest, 0);
 }
 

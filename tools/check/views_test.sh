@@ -134,12 +134,13 @@ run stat --interval 500ms --count 2
 	[ "$(awk '$1 == 7 && $9 == "idle"' "$dir/out" | wc -l)" -eq 2 ]
 result 'stat: a table for each interval'
 
+# A window is left out for what the thread took of the CPU outside the guest.
 run stat --interval 500ms --count 2 --json --pid "$vm"
 [ $status -eq 0 ] && [ "$(wc -l <"$dir/out")" -eq 2 ] && json "
 v['vm'] == {'pid': $vm, 'command': 'spin_vm', 'name': 'we\"b\\\\1'} and
 [c['idle'] for c in v['vcpus']] == [False, True] and
 abs(v['vcpus'][0]['interval_percent'] - 80) < 1 and
-3.9e6 < v['vcpus'][0]['stall_max_ns'] < 5e6 + v['vcpus'][0]['late_max_ns'] and v['vcpus'][1]['stall_max_ns'] == 0"
+3.9e6 < v['vcpus'][0]['stall_max_ns'] < 10e6 + v['vcpus'][0]['late_max_ns'] and v['vcpus'][1]['stall_max_ns'] == 0"
 result 'stat: JSON for each interval'
 json "
 (lambda old, new: abs(new['interval_percent'] - 100 * (new['throttled_ns'] -
@@ -159,7 +160,7 @@ value('period_seconds', vcpu='7', pid='$vm', owner_pid='$holder') == 0.005 and
 value('elapsed_seconds_total', vcpu='0') < 0.9 and
 value('windows_total', vcpu='7', command='spin_vm', owner='$name') == 0 and
 0 < value('late_max_seconds', vcpu='0') < 1 and
-0.0039 < value('stall_max_seconds', vcpu='0') < 0.005 + value('late_max_seconds', vcpu='0') and
+0.0039 < value('stall_max_seconds', vcpu='0') < 0.01 + value('late_max_seconds', vcpu='0') and
 value('interrupted_total', vcpu='0') == 0 and
 value('retries_total', vcpu='0') == 0"
 result 'stat: a file for Prometheus'
