@@ -73,7 +73,7 @@ check-guest: vm			## what a Linux guest says of its throttle: steal time, compla
 	vm/check-guest
 
 .PHONY: check-debug
-check-debug:			## all tests on kernels that look for mistakes: 1 to 2 hours
+check-debug:			## selftests on kernels that look for mistakes: 1 to 2 hours
 	vm/check-debug
 
 .PHONY: lint
