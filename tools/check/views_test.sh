@@ -126,6 +126,8 @@ modprobe kvm_throttle || exit 1
 # A name that has to be quoted.
 start_vm 1 0 7i -name 'guest=we"b\1,debug-threads=on'
 hold --period 5ms 80
+# A stall is longer if another task has the CPU in a run window: not one of ours.
+chrt --idle --pid 0 $$
 
 run stat --interval 500ms --count 2
 [ $status -eq 0 ] && [ "$(grep -c '^20[0-9-]* [0-9:]*$' "$dir/out")" -eq 2 ] &&
@@ -134,13 +136,12 @@ run stat --interval 500ms --count 2
 	[ "$(awk '$1 == 7 && $9 == "idle"' "$dir/out" | wc -l)" -eq 2 ]
 result 'stat: a table for each interval'
 
-# A window is left out for what the thread took of the CPU outside the guest.
 run stat --interval 500ms --count 2 --json --pid "$vm"
 [ $status -eq 0 ] && [ "$(wc -l <"$dir/out")" -eq 2 ] && json "
 v['vm'] == {'pid': $vm, 'command': 'spin_vm', 'name': 'we\"b\\\\1'} and
 [c['idle'] for c in v['vcpus']] == [False, True] and
 abs(v['vcpus'][0]['interval_percent'] - 80) < 1 and
-3.9e6 < v['vcpus'][0]['stall_max_ns'] < 10e6 + v['vcpus'][0]['late_max_ns'] and v['vcpus'][1]['stall_max_ns'] == 0"
+3.9e6 < v['vcpus'][0]['stall_max_ns'] < 5e6 + v['vcpus'][0]['late_max_ns'] and v['vcpus'][1]['stall_max_ns'] == 0"
 result 'stat: JSON for each interval'
 json "
 (lambda old, new: abs(new['interval_percent'] - 100 * (new['throttled_ns'] -
@@ -160,10 +161,11 @@ value('period_seconds', vcpu='7', pid='$vm', owner_pid='$holder') == 0.005 and
 value('elapsed_seconds_total', vcpu='0') < 0.9 and
 value('windows_total', vcpu='7', command='spin_vm', owner='$name') == 0 and
 0 < value('late_max_seconds', vcpu='0') < 1 and
-0.0039 < value('stall_max_seconds', vcpu='0') < 0.01 + value('late_max_seconds', vcpu='0') and
+0.0039 < value('stall_max_seconds', vcpu='0') < 0.005 + value('late_max_seconds', vcpu='0') and
 value('interrupted_total', vcpu='0') == 0 and
 value('retries_total', vcpu='0') == 0"
 result 'stat: a file for Prometheus'
+chrt --other --pid 0 $$
 [ "$(stat -c %a "$dir/a.prom")" = 644 ]
 result 'others can read it'
 cp "$dir/old.prom" "$dir/before.prom"
