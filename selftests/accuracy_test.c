@@ -22,11 +22,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
-/* Before Linux 6.12's, that header has one of its own. */
-#define sched_param	kernel_sched_param
-#include <linux/sched/types.h>
-#undef sched_param
 
 #include "kselftest.h"
 #include "throttle_util.h"
@@ -52,9 +47,6 @@
 
 /* A turn on a CPU that vCPUs share: a tick of the scheduler's. */
 #define TURN_NS			4000000ULL
-
-/* The longest that can be asked for. */
-#define LONG_TURN_NS		100000000ULL
 
 /* The seed's, then more, which are for one vCPU. */
 static const u32 targets[] = {
@@ -247,13 +239,8 @@ static void test_targets(int nr_vcpus, int bound)
 	guest_destroy(&guest);
 }
 
-/*
- * Have the scheduler let each vCPU run for LONG_TURN_NS before another.  Kernels
- * before 6.12 take no notice of that.
- */
 static void set_long_turns(int fd, int nr_vcpus)
 {
-	struct sched_attr attr = { .size = sizeof(attr), .sched_runtime = LONG_TURN_NS };
 	struct kvm_throttle_vcpu_state states[GUEST_VCPUS_MAX];
 	int i;
 
@@ -264,8 +251,7 @@ static void set_long_turns(int fd, int nr_vcpus)
 			TEST_ASSERT(throttle_get(fd, states, nr_vcpus, NULL) == nr_vcpus,
 				    "KVM_GET_THROTTLE");
 		} while (!states[i].tid);
-		TEST_ASSERT(!syscall(SYS_sched_setattr, states[i].tid, &attr, 0),
-			    "sched_setattr for vCPU %d: errno %d", i, errno);
+		take_long_turns(states[i].tid, SCHED_OTHER);
 	}
 }
 

@@ -12,6 +12,10 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+/* Before Linux 6.12's, that header has one of its own. */
+#define sched_param	kernel_sched_param
+#include <linux/sched/types.h>
+#undef sched_param
 
 #include "guest_arch.h"
 #include "throttle_util.h"
@@ -44,6 +48,18 @@ void sleep_until_ns(u64 ns)
 void sleep_ns(u64 ns)
 {
 	sleep_until_ns(now_ns() + ns);
+}
+
+void take_long_turns(pid_t tid, int policy)
+{
+	struct sched_attr attr = {
+		.size = sizeof(attr),
+		.sched_policy = policy,
+		.sched_runtime = 100 * MS,
+	};
+
+	TEST_ASSERT(!syscall(SYS_sched_setattr, tid, &attr, 0),
+		    "sched_setattr for thread %d: errno %d", tid, errno);
 }
 
 const char *throttle_missing(void)
