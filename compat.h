@@ -163,6 +163,23 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
 }
 
 /*
+ * How much longer than without a throttle it takes from task work into the guest,
+ * if the way from the guest to task work takes @exit_ns.  Nothing tells; these are
+ * the shares with which the windows are as long as they should be.
+ */
+static inline u64 kvt_entry_ns(u64 exit_ns)
+{
+/* Restartable sequences, for which every switch of tasks has set a flag. */
+#if __has_include(<linux/rseq_entry.h>)
+	/* Since 6.19, only the return to user mode takes care of them. */
+	return exit_ns / 2;
+#else
+	/* Here too, in a second round. */
+	return exit_ns * 3 / 4;
+#endif
+}
+
+/*
  * Have the guest know that @ns were taken from it: KVM makes its steal time of
  * how long the vCPU's thread had to wait for a CPU, which only the thread itself
  * changes while it runs.  A kernel that doesn't count that has no steal time.

@@ -387,7 +387,7 @@ static void kvm_throttle_work(struct callback_head *work)
 		kvm_throttle_scan_now(v->vm);
 
 	/* Who was busy outside the guest has to enter it anyway. */
-	entry_ns = busy_from_ns ? 0 : v->exit_ns * 3 / 4;
+	entry_ns = busy_from_ns ? 0 : kvt_entry_ns(v->exit_ns);
 	while (kvm_throttle_must_sleep(v, ready, now, entry_ns)) {
 		trace_kvm_throttle_close(v, ran ? fired_ns : 0);
 		kvm_throttle_sleep(v, now, ran);

@@ -87,8 +87,7 @@ struct kvm_throttle_vm {
  * @clock: where in them the vCPU is
  * @cpu: in place of kvm_throttle_vm::cpus for a vCPU with a setting of its own
  * @exit_ns: how long the way from the guest to @work takes, from the timer's
- *	expiry.  Nothing tells when the guest is entered; that takes about three
- *	quarters as long
+ *	expiry
  * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
  * @busy_from_ns: when @timer found the thread on a CPU but not in the guest, if
  *	@work comes next; 0 otherwise
