@@ -39,7 +39,7 @@
  */
 #define KVM_THROTTLE_REQ_HOLD		63
 
-/* The way out of the guest doesn't take longer than this. */
+/* If the way out of the guest takes longer than this, something came between. */
 #define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
 
 int __init kvm_throttle_vcpu_init(void)
@@ -173,14 +173,15 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 
 	/* The guest has stopped on time if it took no longer than is usual. */
 	from = v->charge_ns + (v->retry_ns ? 0 : v->exit_ns);
-	v->busy_from_ns = 0;
+	v->in_guest = false;
+	v->ran_from_ns = 0;
 	if (!v->sleeping && !v->kicked && kvt_task_on_cpu(v->task)) {
 		if (now > from)
 			kvt_charge(&v->grid, &v->clock, from, now);
-		if (!kvm_throttle_in_guest(v) &&
-		    (!v->retry_ns || now < v->clock.open_ns)) {
-			v->busy_from_ns = now;
-			v->busy_off_ns = kvm_throttle_off_cpu_ns(v);
+		v->in_guest = !v->retry_ns && kvm_throttle_in_guest(v);
+		if (!v->retry_ns || now < v->clock.open_ns) {
+			v->ran_from_ns = v->in_guest ? max(from, now) : now;
+			v->ran_off_ns = kvm_throttle_off_cpu_ns(v);
 		}
 	}
 
@@ -236,19 +237,29 @@ static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
 }
 
 /*
+ * Charge @v for what its thread has run since @from, when the timer had found it on
+ * a CPU.  Return: how much that was.
+ */
+static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 now)
+{
+	u64 off_ns = kvm_throttle_off_cpu_ns(v) - v->ran_off_ns;
+
+	/* After a move to a CPU whose clock differs, it may be anything. */
+	if (now <= from || off_ns >= now - from)
+		return 0;
+	kvt_charge(&v->grid, &v->clock, from + off_ns, now);
+	return now - from - off_ns;
+}
+
+/*
  * Learn how long it takes from the end of a window to kvm_throttle_work(): what
  * is usual, not the worst.  Only where the guest had to be stopped: how long it
  * takes otherwise is up to the guest.
  */
-static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 now)
+static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 exit_ns)
 {
-	u64 exit_ns = now - v->charge_ns;
-
-	/* The timer was late, or another task had the CPU. */
-	if (exit_ns > KVM_THROTTLE_EXIT_MAX_NS)
-		return;
 	if (exit_ns > v->exit_ns && v->exit_ns)
-		v->exit_ns += (exit_ns - v->exit_ns) / 16;
+		v->exit_ns += (exit_ns - v->exit_ns) / 64;
 	else
 		v->exit_ns = exit_ns;
 }
@@ -357,15 +368,16 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns, busy_from_ns, off_ns, entry_ns;
-	bool ran = true;
+	u64 now, ready, fired_ns, ran_from_ns, exit_ns, entry_ns;
+	bool in_guest, ran = true;
 
 	raw_spin_lock_irq(&v->lock);
 	fired_ns = v->fired_ns;
-	busy_from_ns = v->busy_from_ns;
+	in_guest = v->in_guest;
+	ran_from_ns = v->ran_from_ns;
 	v->queued = false;
 	v->fired_ns = 0;
-	v->busy_from_ns = 0;
+	v->ran_from_ns = 0;
 	v->woken_ns = 0;
 
 	if (!v->vm || !v->grid.period_ns)
@@ -373,21 +385,19 @@ static void kvm_throttle_work(struct callback_head *work)
 
 	now = kvm_throttle_now(v->vm);
 	ready = fired_ns ?: now;
-	if (busy_from_ns) {
-		off_ns = kvm_throttle_off_cpu_ns(v) - v->busy_off_ns;
-		/* After a move to a CPU whose clock differs, it may be anything. */
-		if (off_ns < now - busy_from_ns)
-			kvt_charge(&v->grid, &v->clock, busy_from_ns + off_ns,
-				   now);
-	} else if (fired_ns && READ_ONCE(v->vcpu->wants_to_run)) {
-		kvm_throttle_learn_exit(v, now);
+	exit_ns = now - v->charge_ns;
+	if (ran_from_ns && (!in_guest || exit_ns <= KVM_THROTTLE_EXIT_MAX_NS)) {
+		/* In guest mode: an exit of its own may have come at that time. */
+		ready += kvm_throttle_charge(v, ran_from_ns, now);
+		if (in_guest && READ_ONCE(v->vcpu->wants_to_run))
+			kvm_throttle_learn_exit(v, exit_ns);
 	}
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
 	    READ_ONCE(v->vm->nr_vcpus))
 		kvm_throttle_scan_now(v->vm);
 
 	/* Who was busy outside the guest has to enter it anyway. */
-	entry_ns = busy_from_ns ? 0 : kvt_entry_ns(v->exit_ns);
+	entry_ns = ran_from_ns && !in_guest ? 0 : kvt_entry_ns(v->exit_ns);
 	while (kvm_throttle_must_sleep(v, ready, now, entry_ns)) {
 		trace_kvm_throttle_close(v, ran ? fired_ns : 0);
 		kvm_throttle_sleep(v, now, ran);
@@ -440,7 +450,8 @@ static void kvm_throttle_start_over(struct kvm_throttle_vcpu *v,
 	kvt_clock_init(&v->clock);
 	v->clock.debt_ns = debt_ns;
 	v->fired_ns = 0;
-	v->busy_from_ns = 0;
+	v->in_guest = false;
+	v->ran_from_ns = 0;
 	v->woken_ns = 0;
 	v->ran_window = 0;
 	v->retry_ns = 0;

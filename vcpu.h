@@ -89,9 +89,10 @@ struct kvm_throttle_vm {
  * @exit_ns: how long the way from the guest to @work takes, from the timer's
  *	expiry
  * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
- * @busy_from_ns: when @timer found the thread on a CPU but not in the guest, if
- *	@work comes next; 0 otherwise
- * @busy_off_ns: kvm_throttle_off_cpu_ns() then
+ * @in_guest: @timer found the vCPU in guest mode at a window's end
+ * @ran_from_ns: from when on what the thread runs is charged, if @timer found it on
+ *	a CPU and @work comes next; 0 otherwise
+ * @ran_off_ns: kvm_throttle_off_cpu_ns() when @timer did
  * @woken_ns: when @timer ended the sleep; 0 if it didn't
  * @woken_idle: the CPU had nothing to do then
  * @charge_ns: from when on running is charged, while @timer is armed
@@ -123,8 +124,9 @@ struct kvm_throttle_vcpu {
 	struct kvt_cpu cpu;
 	u64 exit_ns;
 	u64 fired_ns;
-	u64 busy_from_ns;
-	u64 busy_off_ns;
+	bool in_guest;
+	u64 ran_from_ns;
+	u64 ran_off_ns;
 	u64 woken_ns;
 	bool woken_idle;
 	u64 charge_ns;

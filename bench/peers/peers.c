@@ -146,8 +146,10 @@ static void end_vms(const struct peer *peer)
 {
 	int i;
 
-	for (i = 0; i < nr_vms; i++) {
+	/* The end of one may take away what the others are set by. */
+	for (i = 0; i < nr_vms; i++)
 		peer->set(&vms[i], 0);
+	for (i = 0; i < nr_vms; i++) {
 		bench_vm_end(&vms[i]);
 		if (peer->finish)
 			peer->finish(&vms[i]);
