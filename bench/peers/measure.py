@@ -147,7 +147,9 @@ def contended(quick):
             # It dirties too little memory for QEMU to throttle it.
             if guest == 'token' and 'qemu' in peer:
                 continue
-            yield (('share', peer, guest, 1, 4, 2000) + ((5000,) if quick else (5000, 9000)),
+            # Who has the lock when its turn ends is chance.
+            ms = 2000 if guest == 'token' else 4000 if quick else 6000
+            yield (('share', peer, guest, 1, 4, ms) + ((5000,) if quick else (5000, 9000)),
                    {'what': guest, 'peer': peer, 'vcpus': 4})
 
 

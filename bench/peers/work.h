@@ -12,6 +12,7 @@
 #include "memory.h"
 
 #define UNIT_LOOPS	100
+/* On average. */
 #define UNITS_LOCKED	5
 
 static void guest_attend(volatile struct bench_memory *memory, unsigned int i);
@@ -57,18 +58,27 @@ static inline void work_loop(volatile struct bench_memory *memory, unsigned int 
 	}
 }
 
+/* From 1 to twice the average, less 1: what is regular would meet the same ticks. */
+static inline unsigned int units_locked(uint32_t *seed)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	return (*seed >> 16) % (2 * UNITS_LOCKED - 1) + 1;
+}
+
 static inline void lock_loop(volatile struct bench_memory *memory, unsigned int i)
 {
+	uint32_t seed = i;
+
 	for (;;) {
 		while (__atomic_exchange_n(&memory->lock, 1, __ATOMIC_ACQUIRE))
 			while (memory->lock)
 				cpu_relax();
-		guest_loops(UNITS_LOCKED);
+		guest_loops(units_locked(&seed));
 		__atomic_store_n(&memory->lock, 0, __ATOMIC_RELEASE);
 		memory->vcpus[i].work++;
 		if (memory->orders.attend)
 			guest_attend(memory, i);
-		guest_loops(UNITS_LOCKED);
+		guest_loops(units_locked(&seed));
 	}
 }
 
