@@ -169,12 +169,10 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
  */
 static inline u64 kvt_entry_ns(u64 exit_ns)
 {
-/* Restartable sequences, for which every switch of tasks has set a flag. */
-#if __has_include(<linux/rseq_entry.h>)
-	/* Since 6.19, only the return to user mode takes care of them. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
 	return exit_ns / 2;
 #else
-	/* Here too, in a second round. */
+	/* A switch of tasks has rseq's work done on that way, twice. */
 	return exit_ns * 3 / 4;
 #endif
 }
