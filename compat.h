@@ -169,7 +169,8 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
  */
 static inline u64 kvt_entry_ns(u64 exit_ns)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0) && \
+	defined(CONFIG_HAVE_GENERIC_TIF_BITS)
 	return exit_ns / 2;
 #else
 	/* A switch of tasks has rseq's work done on that way, twice. */

@@ -39,7 +39,10 @@
  */
 #define KVM_THROTTLE_REQ_HOLD		63
 
-/* If the way out of the guest takes longer than this, something came between. */
+/*
+ * If the way out of the guest takes longer than this, it wasn't the guest alone: no
+ * more is charged, as the host's interrupts are a part of it.
+ */
 #define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
 
 int __init kvm_throttle_vcpu_init(void)
@@ -191,6 +194,7 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 		v->woken_idle = is_idle_task(current);
 		kvm_throttle_wake(v, v->clock.open_ns);
 	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
+		v->ran_from_ns = 0;
 		kvm_throttle_release(v);
 		kvm_throttle_scan_now(v->vm);
 	} else if (v->retry_ns && !READ_ONCE(v->vcpu->wants_to_run) &&
@@ -237,18 +241,18 @@ static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
 }
 
 /*
- * Charge @v for what its thread has run since @from, when the timer had found it on
- * a CPU.  Return: how much that was.
+ * Charge @v for what its thread has run from @from to @to, as the timer had found it
+ * on a CPU.  Return: how much that was.
  */
-static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 now)
+static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 to)
 {
 	u64 off_ns = kvm_throttle_off_cpu_ns(v) - v->ran_off_ns;
 
 	/* After a move to a CPU whose clock differs, it may be anything. */
-	if (now <= from || off_ns >= now - from)
+	if (to <= from || off_ns >= to - from)
 		return 0;
-	kvt_charge(&v->grid, &v->clock, from + off_ns, now);
-	return now - from - off_ns;
+	kvt_charge(&v->grid, &v->clock, from + off_ns, to);
+	return to - from - off_ns;
 }
 
 /*
@@ -258,10 +262,13 @@ static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 now)
  */
 static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 exit_ns)
 {
-	if (exit_ns > v->exit_ns && v->exit_ns)
-		v->exit_ns += (exit_ns - v->exit_ns) / 64;
-	else
+	/* Single ones don't count, and the guest can't raise it by some. */
+	if (!v->exit_ns)
 		v->exit_ns = exit_ns;
+	else if (exit_ns > v->exit_ns)
+		v->exit_ns += v->exit_ns / 256;
+	else if (exit_ns < v->exit_ns)
+		v->exit_ns -= v->exit_ns / 16;
 }
 
 /*
@@ -368,7 +375,7 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns, ran_from_ns, exit_ns, entry_ns;
+	u64 now, ready, fired_ns, ran_from_ns, out_ns, entry_ns;
 	bool in_guest, ran = true;
 
 	raw_spin_lock_irq(&v->lock);
@@ -385,12 +392,14 @@ static void kvm_throttle_work(struct callback_head *work)
 
 	now = kvm_throttle_now(v->vm);
 	ready = fired_ns ?: now;
-	exit_ns = now - v->charge_ns;
-	if (ran_from_ns && (!in_guest || exit_ns <= KVM_THROTTLE_EXIT_MAX_NS)) {
-		/* In guest mode: an exit of its own may have come at that time. */
+	if (ran_from_ns && !in_guest) {
 		ready += kvm_throttle_charge(v, ran_from_ns, now);
-		if (in_guest && READ_ONCE(v->vcpu->wants_to_run))
-			kvm_throttle_learn_exit(v, exit_ns);
+	} else if (ran_from_ns) {
+		/* An exit of the guest's own may have come at that time. */
+		out_ns = min(now, v->charge_ns + KVM_THROTTLE_EXIT_MAX_NS);
+		ready += kvm_throttle_charge(v, ran_from_ns, out_ns);
+		if (READ_ONCE(v->vcpu->wants_to_run))
+			kvm_throttle_learn_exit(v, out_ns - v->charge_ns);
 	}
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
 	    READ_ONCE(v->vm->nr_vcpus))
@@ -429,7 +438,7 @@ static void kvm_throttle_account(struct kvm_throttle_vcpu *v, u64 now)
 		now = clamp(v->clock.open_ns, v->asleep_ns, now);
 		v->stats.throttled_ns += now - v->asleep_ns;
 		v->asleep_ns = now;
-	} else if (v->fired_ns) {
+	} else if (v->fired_ns && (v->in_guest || !v->ran_from_ns)) {
 		v->stats.throttled_ns += kvt_held_ns(&v->grid, v->fired_ns, now);
 		v->fired_ns = now;
 	}

@@ -251,7 +251,7 @@ static void set_long_turns(int fd, int nr_vcpus)
 			TEST_ASSERT(throttle_get(fd, states, nr_vcpus, NULL) == nr_vcpus,
 				    "KVM_GET_THROTTLE");
 		} while (!states[i].tid);
-		take_long_turns(states[i].tid, SCHED_OTHER);
+		take_long_turns(states[i].tid);
 	}
 }
 

@@ -6,7 +6,7 @@
  * It is compared with what it costs anyhow, on that kernel and CPU, to have a
  * guest sleep: that leaves KVM_RUN, its thread sleeps, wakes up and enters again.
  *
- * The threads take long turns: 7.2 ends each turn by a timer of its own (HRTICK),
+ * The guest takes long turns: 7.2 ends each turn by a timer of its own (HRTICK),
  * but only where tasks share a CPU.  Here they do, because of that other thread.
  *
  * In the deterministic VM 4 ns are an instruction; elsewhere this has nothing to
@@ -39,7 +39,9 @@ static volatile u64 soaked;
 /* Takes what time the guest leaves. */
 static void *soak(void *unused)
 {
-	take_long_turns(0, SCHED_IDLE);
+	struct sched_param param = {};
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_IDLE, &param), "SCHED_IDLE");
 	for (;;) {
 		for (int i = 0; i < 1000; i++)
 			barrier();
@@ -76,7 +78,7 @@ static void *vcpu_thread(void *arg)
 	struct guest *g = arg;
 	u64 until = now_ns();
 
-	take_long_turns(0, SCHED_OTHER);
+	take_long_turns(0);
 	while (!__vcpu_run(g->vcpus[0])) {
 		naps++;
 		/* The first one after a while of work. */

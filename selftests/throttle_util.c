@@ -50,13 +50,9 @@ void sleep_ns(u64 ns)
 	sleep_until_ns(now_ns() + ns);
 }
 
-void take_long_turns(pid_t tid, int policy)
+void take_long_turns(pid_t tid)
 {
-	struct sched_attr attr = {
-		.size = sizeof(attr),
-		.sched_policy = policy,
-		.sched_runtime = 100 * MS,
-	};
+	struct sched_attr attr = { .size = sizeof(attr), .sched_runtime = 100 * MS };
 
 	TEST_ASSERT(!syscall(SYS_sched_setattr, tid, &attr, 0),
 		    "sched_setattr for thread %d: errno %d", tid, errno);

@@ -261,12 +261,11 @@ void sleep_ns(u64 ns);
 
 /**
  * take_long_turns() - have a thread run for long before others on its CPU do
- * @tid: the thread, or 0 for the one that calls
- * @policy: the thread's, SCHED_OTHER or SCHED_IDLE
+ * @tid: the thread, or 0 for the one that calls; it gets the policy SCHED_OTHER
  *
  * For as long as the scheduler allows, a tenth of a second.  Kernels before 6.12
  * take no notice of that.
  */
-void take_long_turns(pid_t tid, int policy);
+void take_long_turns(pid_t tid);
 
 #endif /* SELFTEST_THROTTLE_UTIL_H */
