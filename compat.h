@@ -162,6 +162,26 @@ static inline bool kvt_task_on_cpu(const struct task_struct *task)
 #endif
 }
 
+/* How often an interrupt has made @vcpu leave guest mode, where that is counted. */
+static inline u64 kvt_irq_exits(const struct kvm_vcpu *vcpu)
+{
+#ifdef CONFIG_X86
+	return READ_ONCE(vcpu->stat.irq_exits);
+#else
+	return 0;
+#endif
+}
+
+/*
+ * Was it the interrupt that made @vcpu leave guest mode, if one was handled as if it
+ * had come there, and kvt_irq_exits() said @irq_exits?  x86 handles those like this
+ * that come with any exit, arm64 only those that are its reason.
+ */
+static inline bool kvt_was_interrupted(const struct kvm_vcpu *vcpu, u64 irq_exits)
+{
+	return !IS_ENABLED(CONFIG_X86) || kvt_irq_exits(vcpu) != irq_exits;
+}
+
 /*
  * How much longer than without a throttle it takes from task work into the guest,
  * if the way from the guest to task work takes @exit_ns.  Nothing tells; these are

@@ -39,10 +39,7 @@
  */
 #define KVM_THROTTLE_REQ_HOLD		63
 
-/*
- * If the way out of the guest takes longer than this, it wasn't the guest alone: no
- * more is charged, as the host's interrupts are a part of it.
- */
+/* The way out of the guest doesn't take longer than this. */
 #define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
 
 int __init kvm_throttle_vcpu_init(void)
@@ -182,8 +179,9 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 		if (now > from)
 			kvt_charge(&v->grid, &v->clock, from, now);
 		v->in_guest = !v->retry_ns && kvm_throttle_in_guest(v);
+		v->irq_exits = kvt_irq_exits(v->vcpu);
 		if (!v->retry_ns || now < v->clock.open_ns) {
-			v->ran_from_ns = v->in_guest ? max(from, now) : now;
+			v->ran_from_ns = now;
 			v->ran_off_ns = kvm_throttle_off_cpu_ns(v);
 		}
 	}
@@ -241,18 +239,18 @@ static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
 }
 
 /*
- * Charge @v for what its thread has run from @from to @to, as the timer had found it
- * on a CPU.  Return: how much that was.
+ * Charge @v for what its thread has run since @from, when the timer found it on a
+ * CPU.  Return: how much that was.
  */
-static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 to)
+static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 now)
 {
 	u64 off_ns = kvm_throttle_off_cpu_ns(v) - v->ran_off_ns;
 
 	/* After a move to a CPU whose clock differs, it may be anything. */
-	if (to <= from || off_ns >= to - from)
+	if (off_ns >= now - from)
 		return 0;
-	kvt_charge(&v->grid, &v->clock, from + off_ns, to);
-	return to - from - off_ns;
+	kvt_charge(&v->grid, &v->clock, from + off_ns, now);
+	return now - from - off_ns;
 }
 
 /*
@@ -260,15 +258,17 @@ static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 to)
  * is usual, not the worst.  Only where the guest had to be stopped: how long it
  * takes otherwise is up to the guest.
  */
-static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 exit_ns)
+static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 now)
 {
-	/* Single ones don't count, and the guest can't raise it by some. */
-	if (!v->exit_ns)
+	u64 exit_ns = now - v->charge_ns;
+
+	/* The timer was late, or another task had the CPU. */
+	if (exit_ns > KVM_THROTTLE_EXIT_MAX_NS)
+		return;
+	if (exit_ns > v->exit_ns && v->exit_ns)
+		v->exit_ns += (exit_ns - v->exit_ns) / 16;
+	else
 		v->exit_ns = exit_ns;
-	else if (exit_ns > v->exit_ns)
-		v->exit_ns += v->exit_ns / 256;
-	else if (exit_ns < v->exit_ns)
-		v->exit_ns -= v->exit_ns / 16;
 }
 
 /*
@@ -375,12 +375,11 @@ static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
 static void kvm_throttle_work(struct callback_head *work)
 {
 	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns, ran_from_ns, out_ns, entry_ns;
-	bool in_guest, ran = true;
+	u64 now, ready, fired_ns, ran_from_ns, entry_ns;
+	bool busy, ran = true;
 
 	raw_spin_lock_irq(&v->lock);
 	fired_ns = v->fired_ns;
-	in_guest = v->in_guest;
 	ran_from_ns = v->ran_from_ns;
 	v->queued = false;
 	v->fired_ns = 0;
@@ -392,21 +391,19 @@ static void kvm_throttle_work(struct callback_head *work)
 
 	now = kvm_throttle_now(v->vm);
 	ready = fired_ns ?: now;
-	if (ran_from_ns && !in_guest) {
+	/* It may have left guest mode by itself when the interrupt came. */
+	busy = ran_from_ns &&
+	       !(v->in_guest && kvt_was_interrupted(v->vcpu, v->irq_exits));
+	if (busy)
 		ready += kvm_throttle_charge(v, ran_from_ns, now);
-	} else if (ran_from_ns) {
-		/* An exit of the guest's own may have come at that time. */
-		out_ns = min(now, v->charge_ns + KVM_THROTTLE_EXIT_MAX_NS);
-		ready += kvm_throttle_charge(v, ran_from_ns, out_ns);
-		if (READ_ONCE(v->vcpu->wants_to_run))
-			kvm_throttle_learn_exit(v, out_ns - v->charge_ns);
-	}
+	else if (fired_ns && READ_ONCE(v->vcpu->wants_to_run))
+		kvm_throttle_learn_exit(v, now);
 	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
 	    READ_ONCE(v->vm->nr_vcpus))
 		kvm_throttle_scan_now(v->vm);
 
 	/* Who was busy outside the guest has to enter it anyway. */
-	entry_ns = ran_from_ns && !in_guest ? 0 : kvt_entry_ns(v->exit_ns);
+	entry_ns = busy ? 0 : kvt_entry_ns(v->exit_ns);
 	while (kvm_throttle_must_sleep(v, ready, now, entry_ns)) {
 		trace_kvm_throttle_close(v, ran ? fired_ns : 0);
 		kvm_throttle_sleep(v, now, ran);

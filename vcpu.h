@@ -89,7 +89,8 @@ struct kvm_throttle_vm {
  * @exit_ns: how long the way from the guest to @work takes, from the timer's
  *	expiry
  * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
- * @in_guest: @timer found the vCPU in guest mode at a window's end
+ * @in_guest: @timer's interrupt, at a window's end, was handled as in guest mode
+ * @irq_exits: kvt_irq_exits() then
  * @ran_from_ns: from when on what the thread runs is charged, if @timer found it on
  *	a CPU and @work comes next; 0 otherwise
  * @ran_off_ns: kvm_throttle_off_cpu_ns() when @timer did
@@ -125,6 +126,7 @@ struct kvm_throttle_vcpu {
 	u64 exit_ns;
 	u64 fired_ns;
 	bool in_guest;
+	u64 irq_exits;
 	u64 ran_from_ns;
 	u64 ran_off_ns;
 	u64 woken_ns;
