@@ -173,14 +173,13 @@ static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
 
 	/* The guest has stopped on time if it took no longer than is usual. */
 	from = v->charge_ns + (v->retry_ns ? 0 : v->exit_ns);
-	v->in_guest = false;
 	v->ran_from_ns = 0;
 	if (!v->sleeping && !v->kicked && kvt_task_on_cpu(v->task)) {
 		if (now > from)
 			kvt_charge(&v->grid, &v->clock, from, now);
-		v->in_guest = !v->retry_ns && kvm_throttle_in_guest(v);
-		v->irq_exits = kvt_irq_exits(v->vcpu);
 		if (!v->retry_ns || now < v->clock.open_ns) {
+			v->in_guest = !v->retry_ns && kvm_throttle_in_guest(v);
+			v->irq_exits = kvt_irq_exits(v->vcpu);
 			v->ran_from_ns = now;
 			v->ran_off_ns = kvm_throttle_off_cpu_ns(v);
 		}
@@ -436,6 +435,7 @@ static void kvm_throttle_account(struct kvm_throttle_vcpu *v, u64 now)
 		v->stats.throttled_ns += now - v->asleep_ns;
 		v->asleep_ns = now;
 	} else if (v->fired_ns && (v->in_guest || !v->ran_from_ns)) {
+		/* Otherwise it is busy outside the guest, which isn't our doing. */
 		v->stats.throttled_ns += kvt_held_ns(&v->grid, v->fired_ns, now);
 		v->fired_ns = now;
 	}
@@ -456,7 +456,6 @@ static void kvm_throttle_start_over(struct kvm_throttle_vcpu *v,
 	kvt_clock_init(&v->clock);
 	v->clock.debt_ns = debt_ns;
 	v->fired_ns = 0;
-	v->in_guest = false;
 	v->ran_from_ns = 0;
 	v->woken_ns = 0;
 	v->ran_window = 0;

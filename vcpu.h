@@ -89,11 +89,11 @@ struct kvm_throttle_vm {
  * @exit_ns: how long the way from the guest to @work takes, from the timer's
  *	expiry
  * @fired_ns: when the vCPU left the guest because of @timer; 0 if it didn't
+ * @ran_from_ns: from when on what the thread runs is charged, if @timer found it on
+ *	a CPU and @work comes next; 0 otherwise, and then the next three say nothing
+ * @ran_off_ns: kvm_throttle_off_cpu_ns() when @timer did
  * @in_guest: @timer's interrupt, at a window's end, was handled as in guest mode
  * @irq_exits: kvt_irq_exits() then
- * @ran_from_ns: from when on what the thread runs is charged, if @timer found it on
- *	a CPU and @work comes next; 0 otherwise
- * @ran_off_ns: kvm_throttle_off_cpu_ns() when @timer did
  * @woken_ns: when @timer ended the sleep; 0 if it didn't
  * @woken_idle: the CPU had nothing to do then
  * @charge_ns: from when on running is charged, while @timer is armed
@@ -125,10 +125,10 @@ struct kvm_throttle_vcpu {
 	struct kvt_cpu cpu;
 	u64 exit_ns;
 	u64 fired_ns;
-	bool in_guest;
-	u64 irq_exits;
 	u64 ran_from_ns;
 	u64 ran_off_ns;
+	bool in_guest;
+	u64 irq_exits;
 	u64 woken_ns;
 	bool woken_idle;
 	u64 charge_ns;

@@ -12,7 +12,7 @@
 #include "memory.h"
 
 #define UNIT_LOOPS	100
-/* On average. */
+/* Of a lock, on average. */
 #define UNITS_LOCKED	5
 
 static void guest_attend(volatile struct bench_memory *memory, unsigned int i);
