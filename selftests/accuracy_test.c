@@ -33,6 +33,8 @@
 #define AGREE_BOUND		10
 #define SHARE_BOUND		2000
 
+/* A sleep window is 10.37 ms. */
+#define STALL_LEAST_NS		10000000
 #define STALL_BOUND_NS		20000000
 #define SPREAD_BOUND		0.005
 #define IDLE_COST_BOUND		0.0005
@@ -207,10 +209,10 @@ static void test_target(struct guest *g, int fd, const struct measure *full,
 			 m.spread * 100, m.gap_ns / 1e6,
 			 actual * 100 - target / 100.0, bound / 100.0);
 	if (g->nr_vcpus == 1 && target == 9900)
-		ksft_test_result(!exact || m.gap_ns <= STALL_BOUND_NS,
+		ksft_test_result(!exact || (m.gap_ns >= STALL_LEAST_NS && m.gap_ns <= STALL_BOUND_NS),
 				 "longest stall at 99 %%: %.3f ms\n", m.gap_ns / 1e6);
 	if (g->nr_vcpus > 1) {
-		ksft_test_result(!exact || m.spread <= SPREAD_BOUND,
+		ksft_test_result(!exact || (m.share > 0 && m.spread <= SPREAD_BOUND),
 				 "spread between the vCPUs: %.3f %%\n", m.spread * 100);
 		ksft_test_result(!exact || !m.starved, "vCPUs that never ran: %d\n", m.starved);
 	}
@@ -337,17 +339,14 @@ static void test_idle_cost(void)
 			 loaded / unloaded);
 }
 
-/* The vCPUs share a CPU with the test, which must be on time nevertheless. */
+/* All vCPUs do. */
 static void share_cpu_0(void)
 {
-	struct sched_param param = { .sched_priority = 1 };
 	cpu_set_t cpu_0;
 
 	CPU_ZERO(&cpu_0);
 	CPU_SET(0, &cpu_0);
 	TEST_ASSERT(!sched_setaffinity(0, sizeof(cpu_0), &cpu_0), "sched_setaffinity");
-	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
-		    "sched_setscheduler");
 }
 
 int main(void)
@@ -364,6 +363,7 @@ int main(void)
 	/* For many vCPUs, each target is three tests; one is for the stall. */
 	ksft_set_plan(2 * nr_targets(1) + 4 * nr_targets(MANY_VCPUS) + 2);
 	share_cpu_0();
+	be_on_time();
 	test_idle_cost();
 	test_targets(1, ONE_VCPU_BOUND);
 	test_targets(MANY_VCPUS, MANY_VCPUS_BOUND);

@@ -128,8 +128,13 @@ static double cost_ns(const struct guest *g, double per_unit_ns,
 	ns = now_ns() - begin;
 	work = guest_work(g) - work;
 	from = soaked - from;
-	return (ns - work * per_unit_ns - from * per_soak_ns) /
-	       (windows() - count);
+	count = windows() - count;
+	/* Of each period, half is for work. */
+	TEST_ASSERT(count > 0.9 * ns / PERIOD_NS && work * per_unit_ns > 0.4 * ns &&
+		    work * per_unit_ns < 0.55 * ns,
+		    "%.2f %% of work, %lu sleeps in %lu ns", 100 * work * per_unit_ns / ns,
+		    count, ns);
+	return (ns - work * per_unit_ns - from * per_soak_ns) / count;
 }
 
 int main(int argc, char **argv)

@@ -5,6 +5,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -48,6 +50,14 @@ void sleep_until_ns(u64 ns)
 void sleep_ns(u64 ns)
 {
 	sleep_until_ns(now_ns() + ns);
+}
+
+void be_on_time(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
+		    "sched_setscheduler");
 }
 
 void take_long_turns(pid_t tid)
@@ -327,17 +337,19 @@ double guest_speed(const struct guest *g, u64 ns)
 }
 
 /*
- * The speed over that before is near 1 or near 0.01. Where timers are late, the
- * guest may be anything for a while.
+ * Is the speed over @full between the two?  Where timers are late, the guest may be
+ * anything for a while.
  */
-static bool guest_becomes(const struct guest *g, double full, bool slow)
+static bool guest_becomes(const struct guest *g, double full, double low, double high)
 {
 	int tries = throttle_exact() ? 1 : 20;
+	double speed;
 
 	sleep_ns(30 * MS);
 	while (tries--) {
-		if (slow == (guest_speed(g, 300 * MS) <
-			     full * (throttle_exact() ? 0.9 : 0.1)))
+		speed = guest_speed(g, 300 * MS);
+		/* A guest that does nothing is neither. */
+		if (speed > 0 && speed >= low * full && speed <= high * full)
 			return true;
 	}
 	return false;
@@ -345,12 +357,14 @@ static bool guest_becomes(const struct guest *g, double full, bool slow)
 
 bool guest_is_slow(const struct guest *g, double full)
 {
-	return guest_becomes(g, full, true);
+	return throttle_exact() ? guest_becomes(g, full, 0.005, 0.02) :
+				  guest_becomes(g, full, 0, 0.1);
 }
 
 bool guest_is_fast(const struct guest *g, double full)
 {
-	return guest_becomes(g, full, false);
+	return throttle_exact() ? guest_becomes(g, full, 0.9, 1.1) :
+				  guest_becomes(g, full, 0.1, INFINITY);
 }
 
 /* KVM keeps a directory for each VM while it exists. */

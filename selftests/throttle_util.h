@@ -260,6 +260,13 @@ void sleep_until_ns(u64 ns);
 void sleep_ns(u64 ns);
 
 /**
+ * be_on_time() - have this thread run before any guest that it shares a CPU with
+ *
+ * Threads that it makes are as any other.
+ */
+void be_on_time(void);
+
+/**
  * take_long_turns() - have a thread run for long before others on its CPU do
  * @tid: the thread, or 0 for the one that calls; it gets the policy SCHED_OTHER
  *

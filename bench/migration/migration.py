@@ -242,6 +242,8 @@ class Qemu:
         start, before = time.monotonic(), self.work()
         time.sleep(seconds)
         end, after = time.monotonic(), self.work()
+        if after == before:
+            raise Failed('the guest does nothing')
         return (after - before) / (end - start)
 
     def check_memory(self, sweeps=2):
