@@ -122,14 +122,16 @@ elapsed()
 
 parse_run_options()
 {
-	cpus=0 memory=2048 timeout=600 extra_arguments='' log=$cache/log/$build_name.log out=$cache/out/$build_name
+	local name=''
+
+	cpus=0 memory=2048 timeout=600 extra_arguments='' out=''
 	while (($#)); do
 		case $1 in
 		--mt) cpus=${2-} ;;
 		--mem) memory=${2-} ;;
 		--timeout) timeout=${2-} ;;
 		--append) extra_arguments=${2-} ;;
-		--log) log=${2-} ;;
+		--name) name=${2-} ;;
 		--out) out=${2-} ;;
 		--) shift; break ;;
 		-*) die "run: unknown option $1; see vm/vm --help" ;;
@@ -140,6 +142,9 @@ parse_run_options()
 	[[ $cpus =~ ^[0-9]+$ && $memory =~ ^[1-9][0-9]*$ && $timeout =~ ^[1-9][0-9]*$ ]] ||
 		die "run: --mt, --mem and --timeout take whole numbers"
 	(($#)) || die "run: no command; see vm/vm --help"
+	name=$build_name${name:+.$name}
+	log=$cache/log/$name.log
+	out=${out:-$cache/out/$name}
 	command=("$@")
 }
 
