@@ -2,15 +2,18 @@
 /*
  * What the subcommands of kvm-throttle and kvm-throttle-meter share.
  */
+#include <dirent.h>
 #include <err.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/pidfd.h>
 #include <sys/signalfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "command.h"
 
@@ -72,6 +75,26 @@ uint64_t option_for(const struct argp_state *state, const char *arg)
 	return ns;
 }
 
+static void check_output(int status, void *unused)
+{
+	(void)unused;
+	/* Who has failed has said why. */
+	if ((!fflush(stdout) && !ferror(stdout)) || status != EXIT_SUCCESS)
+		return;
+	warn("standard output");
+	_exit(EXIT_FAILURE);
+}
+
+/**
+ * check_output_at_exit() - have this process fail if what it printed got lost
+ *
+ * To be called before anything else is registered with atexit().
+ */
+void check_output_at_exit(void)
+{
+	on_exit(check_output, NULL);
+}
+
 /**
  * now_ns() - the time
  *
@@ -110,6 +133,126 @@ struct process find_process(pid_t pid)
 	if (!process.pid)
 		errx(EXIT_FAILURE, "there is no process %d", pid);
 	return process;
+}
+
+/**
+ * struct vm_processes - the processes of this host that have a VM
+ * @list: the processes
+ * @nr: how many they are
+ * @hidden: one that may be such a process, but can't be looked into; its id is 0
+ *	if there is none
+ */
+struct vm_processes {
+	struct process *list;
+	unsigned int nr;
+	struct process hidden;
+};
+
+/* Add process @pid if it has a VM, and that has the name @name unless it is NULL. */
+static void add_vm_process(struct vm_processes *vms, pid_t pid, const char *name)
+{
+	struct process process = proc_of_thread(pid);
+	int nr, *fds;
+
+	if (!process.pid || (name && strcmp(process.guest, name)))
+		return;
+	nr = proc_find_fds(pid, VM_FILE, &fds);
+	if (nr > 0)
+		free(fds);
+	if (nr == -EACCES)
+		vms->hidden = process;
+	if (nr <= 0)
+		return;
+	vms->list = reallocarray(vms->list, vms->nr + 1, sizeof(*vms->list));
+	if (!vms->list)
+		err(EXIT_FAILURE, "list of processes");
+	vms->list[vms->nr++] = process;
+}
+
+static struct vm_processes find_vm_processes(const char *name)
+{
+	struct vm_processes vms = { 0 };
+	DIR *dir = opendir("/proc");
+	struct dirent *entry;
+
+	if (!dir)
+		err(EXIT_FAILURE, "/proc");
+	while ((entry = readdir(dir))) {
+		pid_t pid = atoi(entry->d_name);
+
+		if (pid)
+			add_vm_process(&vms, pid, name);
+	}
+	closedir(dir);
+	return vms;
+}
+
+/* What a user can choose from, in words; to be freed. */
+static char *list_vm_processes(const struct vm_processes *vms)
+{
+	size_t size;
+	char *text;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		err(EXIT_FAILURE, "list of processes");
+	if (!vms->nr)
+		fputs(vms->hidden.pid ?
+		      "this host has none that you may look into: run as root or with CAP_SYS_PTRACE to see all" :
+		      "this host has none", f);
+	for (unsigned int i = 0; i < vms->nr; i++) {
+		const struct process *p = &vms->list[i];
+
+		fprintf(f, "%s%s (--pid %d%s%s)", i ? ", " : "this host has ",
+			p->name, p->pid, *p->guest ? ", --vm " : "", p->guest);
+	}
+	fclose(f);
+	return text;
+}
+
+/**
+ * fail_which_vm() - say that the user has to choose a VM, and from which
+ * @state: where to complain
+ */
+void fail_which_vm(const struct argp_state *state)
+{
+	struct vm_processes vms = find_vm_processes(NULL);
+
+	argp_failure(state, EXIT_USAGE, 0,
+		     "which VM? Give its name with --vm or its process with --pid; %s",
+		     list_vm_processes(&vms));
+	abort();
+}
+
+/**
+ * option_vm() - read the argument of --vm
+ * @state: where to complain
+ * @name: what the command line of its process calls the VM
+ *
+ * Return: the process, of which there must be one.
+ */
+pid_t option_vm(const struct argp_state *state, const char *name)
+{
+	struct vm_processes vms = find_vm_processes(name);
+	pid_t pid = vms.nr ? vms.list[0].pid : 0;
+
+	if (!*name)
+		argp_failure(state, EXIT_USAGE, 0, "--vm: '' is not a VM's name");
+	if (vms.nr > 1)
+		errx(EXIT_FAILURE,
+		     "%u processes have a VM that is called '%s': give one with --pid: %d, %d%s",
+		     vms.nr, name, pid, vms.list[1].pid, vms.nr > 2 ? ", ..." : "");
+	if (!pid && vms.hidden.pid)
+		errx(EXIT_FAILURE,
+		     "no permission to look into process %d (%s): run as root or with CAP_SYS_PTRACE",
+		     vms.hidden.pid, vms.hidden.name);
+	if (!pid) {
+		vms = find_vm_processes(NULL);
+		errx(EXIT_FAILURE, "there is no VM '%s'; %s", name,
+		     list_vm_processes(&vms));
+	}
+	free(vms.list);
+	return pid;
 }
 
 /**

@@ -26,20 +26,22 @@
 #define INTERVAL_TEXT	"100ms to 1h"
 
 /* One subcommand each: its arguments, of which the first is its name. */
-int converge_command(int argc, char **argv);
+#define SUBCOMMAND(name, does) int name##_command(int argc, char **argv);
+#include "subcommands.h"
+
+/* What there is without one. */
 int hold_command(int argc, char **argv);
-int plot_command(int argc, char **argv);
-int record_command(int argc, char **argv);
-int stat_command(int argc, char **argv);
-int top_command(int argc, char **argv);
 
 pid_t option_pid(const struct argp_state *state, const char *arg);
+pid_t option_vm(const struct argp_state *state, const char *name);
 uint64_t option_interval(const struct argp_state *state, const char *arg);
 uint64_t option_for(const struct argp_state *state, const char *arg);
 
+void check_output_at_exit(void);
 uint64_t now_ns(void);
 void print_json(FILE *file, struct json_object *json);
 struct process find_process(pid_t pid);
+_Noreturn void fail_which_vm(const struct argp_state *state);
 int find_vms(const struct process *process, int **fds);
 int open_process(const struct process *process);
 bool has_ended(int pidfd);

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * kvm-throttle --pid PID PERCENT: throttles the VM of a running process,
+ * kvm-throttle --vm NAME PERCENT: throttles the VM of a running process,
  * whatever the VMM is, for as long as the command runs.
  */
 #include <argp.h>
+#include <ctype.h>
 #include <err.h>
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -56,9 +58,12 @@ enum {
 	OPTION_JSON,
 	OPTION_PERIOD,
 	OPTION_VCPU,
+	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
+	{ "vm", OPTION_VM, "NAME", 0,
+	  "the VM's name: what its process's command line calls it", 0 },
 	{ "pid", 'p', "PID", 0, "the VM's process", 0 },
 	{ "fd", OPTION_FD, "FD", 0,
 	  "which VM, if the process has several: its file descriptor there", 0 },
@@ -72,8 +77,36 @@ static const struct argp_option argp_options[] = {
 	{ "quiet", 'q', NULL, 0, "show only what came of it, at the end", 0 },
 	{ "json", OPTION_JSON, NULL, 0,
 	  "one JSON object per line and interval", 0 },
+	{ NULL, 0, NULL, 0, "Subcommands, each with a --help of its own:", 1 },
+#define SUBCOMMAND(name, does) { #name, 0, NULL, OPTION_DOC, does, 1 },
+#include "subcommands.h"
 	{ 0 }
 };
+
+/* The user wrote @arg where a percentage belongs. */
+static void fail_percent(const struct argp_state *state, const char *arg)
+{
+	static const char * const names[] = {
+#define SUBCOMMAND(name, does) #name,
+#include "subcommands.h"
+	};
+	uint64_t number;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		if (!strcmp(arg, names[i]))
+			argp_failure(state, EXIT_USAGE, 0,
+				     "a subcommand comes first: kvm-throttle %s [OPTION...]",
+				     arg);
+	}
+	if (isalpha((unsigned char)*arg))
+		argp_failure(state, EXIT_USAGE, 0,
+			     "there is no subcommand '%s'; see kvm-throttle --help",
+			     arg);
+	argp_failure(state, EXIT_USAGE, 0,
+		     "'%s' is not a percentage from 0 to 99.99 with at most two decimals%s",
+		     arg, parse_number(arg, INT32_MAX, &number) || number <= 100 ?
+		     "" : "; --pid takes one process");
+}
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
@@ -81,6 +114,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	uint64_t value;
 
 	switch (key) {
+	case OPTION_VM:
+		o->pid = option_vm(state, arg);
+		return 0;
 	case 'p':
 		o->pid = option_pid(state, arg);
 		return 0;
@@ -120,17 +156,18 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 			argp_failure(state, EXIT_USAGE, 0,
 				     "one percentage is enough: '%s'", arg);
 		if (parse_percent(arg, &o->percent_x100))
-			argp_failure(state, EXIT_USAGE, 0,
-				     "'%s' is not a percentage from 0 to 99.99 with at most two decimals",
-				     arg);
+			fail_percent(state, arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (!o->pid)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "which VM? Give its process with --pid");
+		if (state->argc == 1)
+			argp_state_help(state, stderr, ARGP_HELP_SHORT_USAGE |
+					ARGP_HELP_LONG | ARGP_HELP_DOC |
+					ARGP_HELP_EXIT_ERR);
 		if (!state->arg_num)
 			argp_failure(state, EXIT_USAGE, 0,
 				     "by how much? Give a percentage from 0 to 99.99");
+		if (!o->pid)
+			fail_which_vm(state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -140,15 +177,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
-	.args_doc = "--pid=PID PERCENT\n"
-		    "converge|stat|top|record|plot [OPTION...]",
-	.doc = "Throttle the KVM virtual machine of a running process by PERCENT of the time, until Ctrl-C.\v"
-	       "Subcommands, each with a --help of its own:\n"
-	       "  converge throttle a guest by what its migration takes to end\n"
-	       "  stat     print what is in force for all virtual machines\n"
-	       "  top      the same, live, on the whole terminal\n"
-	       "  record   write the windows of all virtual machines to a file\n"
-	       "  plot     make a picture of such a file",
+	.args_doc = "--vm=NAME PERCENT\n"
+		    "--pid=PID PERCENT\n"
+		    "SUBCOMMAND [OPTION...]",
+	.doc = "Throttle a running KVM virtual machine by PERCENT of the time, until Ctrl-C.",
 };
 
 /* The VM has no vCPU @id: say which it has. */

@@ -4,8 +4,7 @@
  * what throttles do.  Here is only the choice between its subcommands; what has
  * none of their names is hold.c's.
  */
-#include <err.h>
-#include <stdio.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,18 +19,16 @@ static const struct {
 	char *full_name;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "converge", "kvm-throttle converge", converge_command },
-	{ "plot", "kvm-throttle plot", plot_command },
-	{ "record", "kvm-throttle record", record_command },
-	{ "stat", "kvm-throttle stat", stat_command },
-	{ "top", "kvm-throttle top", top_command },
+#define SUBCOMMAND(name, does) { #name, "kvm-throttle " #name, name##_command },
+#include "subcommands.h"
 };
 
 int main(int argc, char **argv)
 {
 	int (*run)(int argc, char **argv) = hold_command;
-	int result;
 
+	/* getopt would print its whole path. */
+	argv[0] = program_invocation_short_name;
 	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
 		if (argc < 2 || strcmp(argv[1], commands[i].name))
 			continue;
@@ -43,8 +40,6 @@ int main(int argc, char **argv)
 	}
 
 	argp_err_exit_status = EXIT_USAGE;
-	result = run(argc, argv);
-	if (fflush(stdout) || ferror(stdout))
-		err(EXIT_FAILURE, "standard output");
-	return result;
+	check_output_at_exit();
+	return run(argc, argv);
 }

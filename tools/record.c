@@ -47,9 +47,11 @@ struct options {
 
 enum {
 	OPTION_FOR = 256,
+	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
+	{ "vm", OPTION_VM, "NAME", 0, "only the VM of this name", 0 },
 	{ "pid", 'p', "PID", 0, "only the VMs of this process", 0 },
 	{ "for", OPTION_FOR, "TIME", 0,
 	  "end after this time (default: when interrupted)", 0 },
@@ -61,6 +63,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct options *o = state->input;
 
 	switch (key) {
+	case OPTION_VM:
+		o->pid = option_vm(state, arg);
+		return 0;
 	case 'p':
 		o->pid = option_pid(state, arg);
 		return 0;

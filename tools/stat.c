@@ -36,9 +36,11 @@ enum {
 	OPTION_INTERVAL,
 	OPTION_JSON,
 	OPTION_PROMETHEUS,
+	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
+	{ "vm", OPTION_VM, "NAME", 0, "only the VM of this name", 0 },
 	{ "pid", 'p', "PID", 0, "only the VMs of this process", 0 },
 	{ "interval", OPTION_INTERVAL, "TIME", 0,
 	  "print what happened each time that this has passed, " INTERVAL_TEXT
@@ -57,6 +59,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct options *o = state->input;
 
 	switch (key) {
+	case OPTION_VM:
+		o->pid = option_vm(state, arg);
+		return 0;
 	case 'p':
 		o->pid = option_pid(state, arg);
 		return 0;
@@ -73,11 +78,14 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->json = true;
 		return 0;
 	case OPTION_PROMETHEUS:
+		if (!*arg)
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--prometheus: '' is not a file's name");
 		o->prometheus = arg;
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_failure(state, EXIT_USAGE, 0,
-			     "what is '%s'? A process is given with --pid", arg);
+			     "what is '%s'? A VM is given with --vm or --pid", arg);
 		return 0;
 	case ARGP_KEY_END:
 		if (o->count && !o->interval_ns)
@@ -98,30 +106,35 @@ static const struct argp argp = {
 	.doc = "Print how much the KVM virtual machines of this host are throttled, and by whom.",
 };
 
+/* What is true of the whole reading and not of one VM. */
+static void print_state_json(struct json_object *json, bool hidden)
+{
+	json_object_object_add(json, "module_loaded",
+			       json_object_new_boolean(throttle_module_is_loaded()));
+	json_object_object_add(json, "complete", json_object_new_boolean(!hidden));
+	print_json(stdout, json);
+}
+
 /* Nobody throttles @process, or any VM if there is none. */
 static void show_none(const struct options *o, const struct process *process,
 		      bool hidden)
 {
-	const char *hint = "";
-
-	if (hidden)
-		hint = " by any process that you may look into; run as root or with CAP_SYS_PTRACE to see all";
-	if (!process->pid) {
-		if (!o->json)
-			printf("No VM is throttled%s.\n", hint);
-		return;
-	}
-
 	if (o->json) {
 		struct json_object *json = json_object_new_object();
 
 		json_object_object_add(json, "vm", view_json_process(process));
 		json_object_object_add(json, "holder", NULL);
-		print_json(stdout, json);
-	} else {
-		printf("%s (process %d) is not throttled%s.\n", process->name,
-		       process->pid, hint);
+		print_state_json(json, hidden);
+		return;
 	}
+	if (process->pid)
+		printf("%s (process %d) is not throttled", process->name, process->pid);
+	else
+		printf("No VM is throttled");
+	if (hidden)
+		printf(" by any process that you may look into; run as root or with CAP_SYS_PTRACE to see all");
+	puts(throttle_module_is_loaded() ? ". The module is loaded." :
+	     ". The module is not loaded: `modprobe kvm_throttle` does that.");
 }
 
 static void show(const struct throttle *now, const struct throttle *before)
@@ -189,7 +202,7 @@ static void show_reading(const struct options *o, const struct process *process,
 			throttle_before(t, before->list, before->nr);
 
 		if (o->json)
-			print_json(stdout, view_json(t, earlier));
+			print_state_json(view_json(t, earlier), now->hidden);
 		else
 			show(t, earlier);
 	}
@@ -201,13 +214,7 @@ static void show_reading(const struct options *o, const struct process *process,
 static void stat_once(const struct options *o, const struct process *process)
 {
 	struct reading none = { 0 }, now = take_reading(process);
-	int *fds;
 
-	/* Or there is nothing that could be throttled, an error. */
-	if (process->pid && !now.nr) {
-		find_vms(process, &fds);
-		free(fds);
-	}
 	show_reading(o, process, &now, &none);
 	throttle_free_all(now.list, now.nr);
 }
@@ -248,10 +255,15 @@ int stat_command(int argc, char **argv)
 {
 	struct process process = { 0 };
 	struct options o = { 0 };
+	int *fds;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
-	if (o.pid)
+	if (o.pid) {
 		process = find_process(o.pid);
+		/* Without one, there is nothing that could be throttled. */
+		find_vms(&process, &fds);
+		free(fds);
+	}
 	if (o.interval_ns)
 		return stat_intervals(&o, &process);
 	stat_once(&o, &process);

@@ -18,6 +18,19 @@
 #include "throttle.h"
 
 #define THROTTLE_FILE	"anon_inode:kvm-throttle"
+#define MODULE		"/sys/module/kvm_throttle"
+
+/**
+ * throttle_module_is_loaded() - is the module there?
+ *
+ * To open the device would load it.
+ *
+ * Return: true if it is.
+ */
+bool throttle_module_is_loaded(void)
+{
+	return !access(MODULE, F_OK);
+}
 
 /**
  * throttle_read() - read what is in force

@@ -32,6 +32,7 @@ struct throttle {
 	struct kvm_throttle_vcpu_state *vcpus;
 };
 
+bool throttle_module_is_loaded(void);
 int throttle_read(int fd, struct throttle *t);
 void throttle_free(struct throttle *t);
 int throttle_find(pid_t vm, struct throttle **found, bool *hidden);

@@ -87,7 +87,7 @@ struct history {
  * @now: newest reading
  * @before: the one before; has no vCPUs if there is none
  * @average: the vCPUs' share in the last interval
- * @stall_ns: mean length of their sleeps then, NAN if there were none
+ * @sleep_ns: mean length of their sleeps then, NAN if there were none
  * @longest_ns: the longest of them all so far, NAN if there were none
  * @late_ns: worst lateness of them all so far
  * @off_target: one of them was too far off its target
@@ -100,7 +100,7 @@ struct entry {
 	struct throttle now;
 	struct throttle before;
 	struct average average;
-	double stall_ns;
+	double sleep_ns;
 	double longest_ns;
 	double late_ns;
 	bool off_target;
@@ -200,9 +200,9 @@ static int by_share(const struct entry *a, const struct entry *b)
 	return compare_numbers(-a->average.mean, -b->average.mean);
 }
 
-static int by_stall(const struct entry *a, const struct entry *b)
+static int by_longest(const struct entry *a, const struct entry *b)
 {
-	return compare_numbers(-a->stall_ns, -b->stall_ns);
+	return compare_numbers(-a->longest_ns, -b->longest_ns);
 }
 
 static int by_late(const struct entry *a, const struct entry *b)
@@ -312,15 +312,15 @@ static void format_mean(char *text, const struct row *row)
 		format_number(text, row_view(row, true).share, "%.2f");
 }
 
-static void format_stall(char *text, const struct row *row)
+static void format_sleep(char *text, const struct row *row)
 {
-	double ns = row->vcpu < 0 ? row->entry->stall_ns :
-				    row_view(row, false).stall_ns;
+	double ns = row->vcpu < 0 ? row->entry->sleep_ns :
+				    row_view(row, false).sleep_ns;
 
 	format_number(text, ns / 1e6, "%.3f");
 }
 
-/* An older module doesn't tell. */
+/* A module of the interface's version 1 doesn't tell. */
 static double longest_ns(const struct kvm_throttle_vcpu_state *vcpu)
 {
 	return vcpu->stall_max_ns ? vcpu->stall_max_ns : NAN;
@@ -348,7 +348,8 @@ static void format_late(char *text, const struct row *row)
  * struct column - a column of the list
  * @head: what is above it
  * @width: how wide it is; negative: to the left
- * @from: shown only on a terminal at least that wide
+ * @from: shown only on a terminal at least that wide, which has to have room for
+ *	all columns that need no more
  * @key: sorts by it, 0 if none does
  * @compare: its order
  * @format: what is in it, nothing if it leaves the text alone
@@ -363,17 +364,17 @@ struct column {
 };
 
 static const struct column columns[] = {
-	{ "PID", 7, 0, 'p', by_pid, format_pid },
+	{ "PID", 7, 46, 'p', by_pid, format_pid },
 	{ "VM", -12, 0, 'v', by_name, format_name },
-	{ "BY PID", 7, 0, 'b', by_owner, format_owner },
-	{ "BY", -15, 112, 0, NULL, format_owner_name },
-	{ "vCPUs", 5, 0, 'c', by_vcpus, format_vcpus },
-	{ "TARGET", 6, 0, 't', by_target, format_target },
-	{ "NOW %", 6, 0, 'n', by_share, format_share },
+	{ "BY PID", 7, 60, 'b', by_owner, format_owner },
+	{ "BY", -15, 115, 0, NULL, format_owner_name },
+	{ "vCPUs", 5, 52, 'c', by_vcpus, format_vcpus },
+	{ "TARGET", 6, 27, 't', by_target, format_target },
+	{ "NOW %", 6, 19, 'n', by_share, format_share },
 	{ "MEAN %", 6, 90, 0, NULL, format_mean },
-	{ "STALL ms", 8, 0, 's', by_stall, format_stall },
-	{ "LONGEST", 8, 96, 0, NULL, format_longest },
-	{ "LATE us", 8, 0, 'l', by_late, format_late },
+	{ "SLEEP ms", 8, 99, 0, NULL, format_sleep },
+	{ "LONGEST ms", 10, 38, 's', by_longest, format_longest },
+	{ "LATE us", 8, 69, 'l', by_late, format_late },
 };
 
 #define NR_COLUMNS	(sizeof(columns) / sizeof(*columns))
@@ -419,7 +420,7 @@ static void update_entry(struct entry *e, const struct throttle *now)
 
 	e->late_ns = NAN;
 	e->longest_ns = NAN;
-	e->stall_ns = 0;
+	e->sleep_ns = 0;
 	e->off_target = false;
 	e->average = view_average(now, &e->before);
 	for (uint32_t i = 0; i < now->nr_vcpus; i++) {
@@ -434,12 +435,12 @@ static void update_entry(struct entry *e, const struct throttle *now)
 		e->longest_ns = fmax(e->longest_ns, longest_ns(&now->vcpus[i]));
 		e->off_target |= !v.idle &&
 				 fabs(v.share - v.target) > OFF_TARGET_PERCENT;
-		if (!isnan(v.stall_ns)) {
-			e->stall_ns += v.stall_ns;
+		if (!isnan(v.sleep_ns)) {
+			e->sleep_ns += v.sleep_ns;
 			windows++;
 		}
 	}
-	e->stall_ns = windows ? e->stall_ns / windows : NAN;
+	e->sleep_ns = windows ? e->sleep_ns / windows : NAN;
 	if (!fresh)
 		remember(&e->history, e->average.mean);
 }
@@ -569,12 +570,22 @@ static void draw_history(const struct top *top, const struct history *h,
 	}
 }
 
+/* Draw text at @x, as much of it as fits: more would go on in the next line. */
+static void draw_text(int y, int x, const char *text)
+{
+	if (x < COLS)
+		mvaddnstr(y, x, text, COLS - x);
+}
+
 /* Draw a cell of a line at @x.  Returns where the next one begins. */
 static int draw_cell(int y, int x, const struct column *column, const char *text)
 {
 	int width = abs(column->width);
+	char cell[TEXT_MAX_LEN];
 
-	mvprintw(y, x, column->width < 0 ? "%-*.*s" : "%*.*s", width, width, text);
+	snprintf(cell, sizeof(cell), column->width < 0 ? "%-*.*s" : "%*.*s", width,
+		 width, text);
+	draw_text(y, x, cell);
 	return x + width + 1;
 }
 
@@ -592,7 +603,7 @@ static void draw_head(const struct top *top, int y)
 		x = draw_cell(y, x, &columns[i], columns[i].head);
 		attroff(A_BOLD | A_UNDERLINE);
 	}
-	mvaddnstr(y, x, "NOW % SO FAR", COLS > x ? COLS - x : 0);
+	draw_text(y, x, "NOW % SO FAR");
 	attroff(A_REVERSE);
 }
 
@@ -636,19 +647,21 @@ static void draw_title(const struct top *top)
 {
 	unsigned int vcpus = 0, idle = 0;
 	time_t now = time(NULL);
-	char clock[16];
+	char clock[16], title[128];
 
 	for (int i = 0; i < top->nr_entries; i++) {
 		vcpus += top->entries[i]->now.nr_vcpus;
 		idle += top->entries[i]->average.idle;
 	}
 	strftime(clock, sizeof(clock), " %T", localtime(&now));
-	mvprintw(0, 0, "kvm-throttle top: %d VM%s, %u vCPUs, %u idle; every %g s%s",
-		 top->nr_entries, top->nr_entries == 1 ? "" : "s", vcpus, idle,
+	snprintf(title, sizeof(title), "%s%d VM%s, %u vCPUs, %u idle; every %g s%s",
+		 COLS < 60 ? "" : "kvm-throttle top: ", top->nr_entries,
+		 top->nr_entries == 1 ? "" : "s", vcpus, idle,
 		 (double)top->o->interval_ns / NSEC_PER_SEC,
 		 top->hidden ? "; only root sees all" : "");
-	if (COLS > (int)strlen(clock))
-		mvaddstr(0, COLS - strlen(clock), clock);
+	draw_text(0, 0, title);
+	if (COLS > (int)(strlen(title) + strlen(clock)))
+		draw_text(0, COLS - strlen(clock), clock);
 }
 
 static void draw(struct top *top)
@@ -671,9 +684,9 @@ static void draw(struct top *top)
 		draw_row(top, 2 + i, &top->rows[top->first + i],
 			 top->first + i == top->selected);
 	if (!top->nr_rows)
-		mvaddstr(3, 2, top->hidden ?
-			 "No VM is throttled by any process that you may look into." :
-			 "No VM is throttled.");
+		draw_text(3, 0, top->hidden ?
+			  "No VM is throttled by any process that you may look into." :
+			  "No VM is throttled.");
 	attron(A_DIM);
 	mvaddnstr(LINES - 1, 0, HELP, COLS - 1);
 	attroff(A_DIM);
@@ -785,7 +798,8 @@ static void init_screen(struct top *top)
 		     "this is not a terminal: use `kvm-throttle stat --interval 1s` for files and pipes");
 	setlocale(LC_CTYPE, "");
 	top->unicode = !strcmp(nl_langinfo(CODESET), "UTF-8");
-	if (!newterm(NULL, stdout, stdin))
+	/* newterm() draws on one whose cursor can't be moved, too. */
+	if (!view_can_draw() || !newterm(NULL, stdout, stdin))
 		errx(EXIT_FAILURE,
 		     "the terminal '%s' can't be drawn on: set TERM, or use `kvm-throttle stat --interval 1s`",
 		     term ?: "");

@@ -19,8 +19,9 @@
 
 #include "view.h"
 
+/* As wide as a terminal that has 80 columns, with "idle" behind it. */
 #define TABLE_HEAD \
-	" vCPU   thread  target %    now %   mean %  period ms   windows   late us"
+	" vCPU  thread target %  now % mean % period ms windows  late us longest ms"
 
 /* What a vCPU did between two readings, or since it has been throttled. */
 struct delta {
@@ -84,7 +85,7 @@ struct vcpu_view view_vcpu(const struct throttle *now,
 	return (struct vcpu_view) {
 		.target = target(&now->vcpus[i]),
 		.share = share(&d),
-		.stall_ns = d.windows ? (double)d.throttled_ns / d.windows : NAN,
+		.sleep_ns = d.windows ? (double)d.throttled_ns / d.windows : NAN,
 		.idle = is_idle(&now->vcpus[i], &d),
 	};
 }
@@ -137,13 +138,17 @@ static void format_vcpu(char *line, size_t size,
 			double now_percent, bool idle)
 {
 	struct delta all = { vcpu->elapsed_ns, vcpu->throttled_ns, 0 };
+	char longest[32] = "-";
 
-	snprintf(line, size, "%5u %8u %9.2f %8s %8s %10.3f %9llu %9.1f%s",
+	/* A module of the interface's version 1 doesn't tell. */
+	if (vcpu->stall_max_ns)
+		snprintf(longest, sizeof(longest), "%.3f", vcpu->stall_max_ns / 1e6);
+	snprintf(line, size, "%5u %7u %8.2f %6s %6s %9.3f %7llu %8.1f %10s%s",
 		 vcpu->vcpu_id, vcpu->tid, target(vcpu),
 		 percent_text(now_percent).text,
 		 percent_text(share(&all)).text, vcpu->period_ns / 1e6,
 		 (unsigned long long)vcpu->windows, vcpu->late_max_ns / 1e3,
-		 idle ? "  idle" : "");
+		 longest, idle ? " idle" : "");
 }
 
 /**
@@ -189,6 +194,18 @@ void view_log(const struct throttle *now, const struct throttle *before,
 			    is_idle(&now->vcpus[i], &d));
 		printf("%8.1f%s\n", seconds, line);
 	}
+}
+
+/**
+ * view_can_draw() - can the standard output be drawn on anywhere?
+ *
+ * Return: true if it is a terminal whose cursor can be moved.
+ */
+bool view_can_draw(void)
+{
+	int error;
+
+	return setupterm(NULL, STDOUT_FILENO, &error) == OK && cursor_address;
 }
 
 /* How many lines are on the terminal that the next view_screen() replaces. */

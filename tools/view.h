@@ -31,14 +31,14 @@ struct average {
  * struct vcpu_view - what happened to a vCPU
  * @target: share of the time that it is to be throttled, in percent
  * @share: for how much it was, NAN if there is nothing to say about
- * @stall_ns: how long the throttle kept it out of guest mode at a time, on
+ * @sleep_ns: how long the throttle kept it out of guest mode at a time, on
  *	average; NAN if it didn't
  * @idle: it needed little throttling, as it was not in guest mode anyway
  */
 struct vcpu_view {
 	double target;
 	double share;
-	double stall_ns;
+	double sleep_ns;
 	bool idle;
 };
 
@@ -53,6 +53,7 @@ void view_table(const struct throttle *now, const struct throttle *before);
 void view_log_head(void);
 void view_log(const struct throttle *now, const struct throttle *before,
 	      double seconds);
+bool view_can_draw(void);
 bool view_screen_init(void);
 void view_screen(const struct throttle *now, const struct throttle *before);
 int view_width(void);

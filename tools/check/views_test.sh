@@ -133,7 +133,7 @@ run stat --interval 500ms --count 2
 [ $status -eq 0 ] && [ "$(grep -c '^20[0-9-]* [0-9:]*$' "$dir/out")" -eq 2 ] &&
 	[ "$(grep -cF "spin_vm (process $vm, VM we\"b\\1): throttled by 80.00 %, by $name (process $holder)" "$dir/out")" -eq 2 ] &&
 	[ "$(awk '$1 == 0 && $4 > 79 && $4 < 81' "$dir/out" | wc -l)" -eq 2 ] &&
-	[ "$(awk '$1 == 7 && $9 == "idle"' "$dir/out" | wc -l)" -eq 2 ]
+	[ "$(awk '$1 == 7 && $10 == "idle"' "$dir/out" | wc -l)" -eq 2 ]
 result 'stat: a table for each interval'
 
 run stat --interval 500ms --count 2 --json --pid "$vm"
@@ -214,6 +214,9 @@ expect 1 'not a terminal: use .kvm-throttle stat --interval' top
 TERM=nonsense "$on_terminal" 24x80 -- "$command" top >"$dir/out"
 [ $? -eq 1 ] && grep -q "'nonsense' can't be drawn on.*kvm-throttle stat" "$dir/out"
 result 'top: an unknown terminal'
+TERM=dumb "$on_terminal" 24x80 -- "$command" top >"$dir/out"
+[ $? -eq 1 ] && grep -q "'dumb' can't be drawn on.*kvm-throttle stat" "$dir/out"
+result 'top: a terminal whose cursor stays where it is'
 
 export TERM=xterm
 # The cells that ncurses leaves as they are aren't drawn again, so what is looked
@@ -250,6 +253,14 @@ result 'top: the share over time, in UTF-8'
 "$on_terminal" 24x80 2 size:6x120 2 key:q -- "$command" top --interval 300ms >"$dir/out"
 [ $? -eq 0 ] && [ "$(grep -c 'MEAN %' "$dir/out")" -eq 1 ]
 result 'top: a terminal that becomes wider has room for more'
+"$on_terminal" 24x20 2 key:e 1 key:q -- "$command" top --interval 300ms >"$dir/out"
+[ $? -eq 0 ] && drawn 'web7 +(79|80)\.[0-9]+' && grep -q 'NOW %' "$dir/out" &&
+	! grep -q 'TARGET' "$dir/out"
+result 'top: 20 columns have room for what matters most'
+"$on_terminal" 24x40 2 key:e 1 key:q -- "$command" top --interval 300ms >"$dir/out"
+[ $? -eq 0 ] && drawn 'web7 +80\.00 +(79|80)\.[0-9]+ +[0-9]+\.[0-9]+' &&
+	grep -q 'LONGEST ms' "$dir/out" && ! grep -q 'BY PID' "$dir/out"
+result 'top: 40 columns, with the longest stall'
 "$on_terminal" 1x1 2 size:2x5 1 size:24x80 1 key:e 1 size:3x20 1 key:q -- \
 	"$command" top --interval 300ms >"$dir/out"
 [ $? -eq 0 ]

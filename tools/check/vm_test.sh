@@ -20,24 +20,30 @@ held_at()
 	' "$dir/out"
 }
 
+# No VM, one, and two: `kvm-throttle PERCENT` says from which to choose.
+expect 2 'which VM? .*; this host has none$' --for 1s 80
 start_vm 1 0 2 7i
-if [ ! -e /dev/kvm_throttle ]; then
-	expect 1 'modprobe kvm_throttle' --pid "$vm" --for 1s 80
-	modprobe kvm_throttle || exit 1
-fi
+modprobe -r kvm_throttle
+expect 1 'modprobe kvm_throttle' --pid "$vm" --for 1s 80
+# shellcheck disable=SC2016 # what it says
+expect 0 'No VM is throttled\. The module is not loaded: `modprobe kvm_throttle`' stat
+expect 0 '"module_loaded":false,"complete":true' stat --json
+modprobe kvm_throttle || exit 1
+expect 2 "which VM? .*; this host has spin_vm (--pid $vm)$" --for 1s 80
 
 expect 1 'no vCPU 1; it has: 0, 2, 7$' \
 	--pid "$vm" --for 1s --vcpu 2 --vcpu 1 80
 expect 1 'not a KVM virtual machine; choose from: --fd [0-9]*$' \
 	--pid "$vm" --for 1s --fd 0 80
-expect 0 "spin_vm (process $vm) is not throttled\.$" stat --pid "$vm"
-expect 0 'No VM is throttled\.$' stat
+expect 0 "spin_vm (process $vm) is not throttled\. The module is loaded\.$" stat --pid "$vm"
+expect 0 'No VM is throttled\. The module is loaded\.$' stat
+expect 0 '"vm":null,"holder":null,"module_loaded":true,"complete":true' stat --json
 
 run --pid "$vm" --for 2.5s --period 5ms 80
 [ $status -eq 0 ] && held_at 0 80 && held_at 2 80 &&
 	last '^Done after 2\.[5-9] s; throttled by [0-9.]* % on average.*; 1 of 3 vCPUs idle; full speed now\.$'
 result 'a table, and the end after --for'
-[ "$(awk '$10 == "idle" && $7 == "5.000" { print $2 }' "$dir/out" | uniq)" = 7 ]
+[ "$(awk '$11 == "idle" && $7 == "5.000" { print $2 }' "$dir/out" | uniq)" = 7 ]
 result 'the idle vCPU is called idle, the others are not'
 
 expect 0 '^Done after .* on average.*; full speed now\.$' \
@@ -71,12 +77,14 @@ expect 1 "throttled already, by process $holder ($name)" \
 	--pid "$vm" --for 1s 80
 run stat
 [ $status -eq 0 ] && [ "$(wc -l <"$dir/out")" -eq 5 ] &&
+	[ "$(awk '$2 ~ /^[0-9]+$/ && $9 > 0 && $9 < 1000 { print $1 }' "$dir/out" | paste -sd ' ')" = '0 2' ] &&
 	grep -q "^spin_vm (process $vm): throttled by 20.00 %, by $name (process $holder)$" "$dir/out"
-result 'the status of all VMs'
+result 'the status of all VMs, with the longest stall of each vCPU'
 run stat --pid "$vm" --json
 [ $status -eq 0 ] && json "
 v['vm']['pid'] == $vm and v['holder']['pid'] == $holder and
-v['percent'] == 20 and [c['percent'] for c in v['vcpus']] == [20] * 3"
+v['percent'] == 20 and [c['percent'] for c in v['vcpus']] == [20] * 3 and
+v['module_loaded'] and v['complete']"
 result 'the status in JSON'
 expect 1 'no KVM virtual machine' stat --pid $$
 as='setpriv --reuid=65534 --clear-groups'
@@ -85,6 +93,25 @@ expect 1 "no permission to look into process $vm (spin_vm)" \
 as=
 end_holder KILL
 expect 0 'is not throttled' stat --pid "$vm"
+
+# By name: one, one of two, none of that name, two of the same name.
+"$spin_vm" 1 0i -name guest=web,debug-threads=on >"$dir/fds2" &
+named=$!
+wait_for test -s "$dir/fds2"
+expect 2 "which VM? .*; this host has .*spin_vm (--pid $named, --vm web)" --for 1s 80
+expect 0 '^Done' --vm web --quiet --for 200ms 80
+expect 0 "spin_vm (process $named) is not throttled" stat --vm web
+expect 1 "there is no VM 'we'; this host has .*--vm web" --vm we --for 200ms 80
+as='setpriv --reuid=65534 --clear-groups'
+expect 1 "no permission to look into process $named (spin_vm): run as root" --vm web --for 1s 80
+as=
+"$spin_vm" 1 0i -name web >"$dir/fds3" &
+twin=$!
+wait_for test -s "$dir/fds3"
+expect 1 "2 processes have a VM that is called 'web': give one with --pid: [0-9]*, [0-9]*$" \
+	--vm web --for 1s 80
+kill -KILL $named $twin
+wait $named $twin 2>/dev/null
 
 trap '' HUP
 hold --quiet 20

@@ -5,6 +5,7 @@
  */
 #include <argp.h>
 #include <err.h>
+#include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,6 +19,9 @@
 #include "meter.h"
 
 #define BAR_WIDTH	40
+
+/* What argp has --version print. */
+const char *argp_program_version = "kvm-throttle-meter " VERSION;
 
 /**
  * struct options - the command line
@@ -34,9 +38,12 @@ struct options {
 enum {
 	OPTION_FOR = 256,
 	OPTION_JSON,
+	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
+	{ "vm", OPTION_VM, "NAME", 0,
+	  "the VM's name: what its process's command line calls it", 0 },
 	{ "pid", 'p', "PID", 0, "the VM's process", 0 },
 	{ "for", OPTION_FOR, "TIME", 0, "measure for this time", 0 },
 	{ "json", OPTION_JSON, NULL, 0, "one JSON object", 0 },
@@ -48,6 +55,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct options *o = state->input;
 
 	switch (key) {
+	case OPTION_VM:
+		o->pid = option_vm(state, arg);
+		return 0;
 	case 'p':
 		o->pid = option_pid(state, arg);
 		return 0;
@@ -62,8 +72,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (!o->pid)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "which VM? Give its process with --pid");
+			fail_which_vm(state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -73,7 +82,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
-	.args_doc = "--pid=PID",
+	.args_doc = "--vm=NAME\n--pid=PID",
 	.doc = "Measure how long the vCPUs of a process are in guest mode, what keeps them from it, and for how long at a time, until Ctrl-C. It is done with BPF on KVM's and the scheduler's tracepoints, so it doesn't matter who throttles the VM, or how.",
 };
 
@@ -334,7 +343,10 @@ int main(int argc, char **argv)
 	char why[256];
 	enum end end;
 
+	/* getopt would print its whole path. */
+	argv[0] = program_invocation_short_name;
 	argp_err_exit_status = EXIT_USAGE;
+	check_output_at_exit();
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 
 	process = find_process(o.pid);
