@@ -49,6 +49,18 @@ modprobe kvm_throttle || exit 1
 run
 [ "$status" -eq 2 ] && grep -q 'which VM' "$dir/out"
 result 'without a process, exit status 2'
+expect 0 '^kvm-throttle-meter [0-9]' --version
+expect 1 "there is no VM 'none'; this host has" --vm none --for 1s
+# shellcheck disable=SC2016 # for bash
+bash -c '. "$1"; COMP_WORDS=("$2" --v); COMP_CWORD=1; _kvm_throttle; echo ${COMPREPLY[@]}' \
+	bash "$tools/completion/kvm-throttle.bash" "$command" >"$dir/out" 2>&1
+[ "$(cat "$dir/out")" = '--vm --version' ]
+result 'completion'
+for option in $("$command" --help | sed -nE 's/^ +(-., )?(--[a-z-]+).*/\2/p'); do
+	echo "the man page lacks $option" >"$dir/out"
+	sed 's/\\-/-/g' "$tools/meter/kvm-throttle-meter.8" | grep -qF -e "$option"
+	result "the man page has $option"
+done
 run --pid 1 --for 1y
 [ "$status" -eq 2 ] && grep -q "'1y' is not a time" "$dir/out"
 result 'with a wrong time, exit status 2'
