@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <unistd.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -350,6 +351,22 @@ TEST_F(abi, get_for_a_newer_caller)
 	EXPECT_EQ(states[1].state.vcpu_id, UINT32_MAX);
 }
 
+TEST_F(abi, get_with_large_elements)
+{
+	size_t page = getpagesize();
+	struct kvm_throttle_state get = { .nr_vcpus = 1 };
+	char *states = calloc(1, page + 1);
+
+	ASSERT_NE(states, NULL);
+	get.vcpus = (uintptr_t)states;
+	get.vcpu_size = page;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	get.nr_vcpus = 1;
+	get.vcpu_size = page + 1;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), EINVAL);
+	free(states);
+}
+
 TEST_F(abi, get_with_little_room)
 {
 	struct kvm_throttle_vcpu_state states[2];
@@ -377,7 +394,9 @@ TEST_F(abi, read_and_write)
 	char c = 0;
 
 	EXPECT_EQ(read(self->fd, &c, 1), -1);
+	EXPECT_EQ(errno, EINVAL);
 	EXPECT_EQ(write(self->fd, &c, 1), -1);
+	EXPECT_EQ(errno, EINVAL);
 	EXPECT_EQ(read(self->dev, &c, 1), -1);
 	EXPECT_EQ(mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->fd, 0), MAP_FAILED);
 }

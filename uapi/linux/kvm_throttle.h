@@ -137,34 +137,44 @@ struct kvm_throttle_state {
 };
 
 /*
- * On /dev/kvm_throttle.
+ * On /dev/kvm_throttle.  Any other ioctl is ENOTTY.
  *
  * KVM_THROTTLE_GET_API_VERSION: no argument, returns KVM_THROTTLE_API_VERSION.
+ *	EINVAL	there is an argument, and it is not 0
  *
  * KVM_THROTTLE_ATTACH: returns a throttle fd for the VM, close-on-exec.  Who
  * has the VM's fd may throttle it, and so may whoever is then passed the
  * throttle fd.  When its last copy is closed, the VM runs at full speed again.
  *	EBADF	vm_fd is not open
- *	EINVAL	vm_fd is not a VM; flags or reserved are not 0
  *	EBUSY	the VM has a throttle fd already
+ *	EFAULT	the pointer is wrong
+ *	EINVAL	vm_fd is not a VM; flags or reserved are not 0
+ *	EMFILE	the process has no room for another fd
+ *	ENFILE	the system has no room for another file
+ *	ENOMEM	out of memory
  *	ESRCH	the VM's process has exited
  */
 #define KVM_THROTTLE_GET_API_VERSION	_IO(0xB9, 0x00)
 #define KVM_THROTTLE_ATTACH		_IOW(0xB9, 0x01, struct kvm_throttle_attach)
 
 /*
- * On a throttle fd.  poll() reports POLLHUP when the VM is gone.
+ * On a throttle fd.  poll() reports POLLHUP when the VM is gone.  Any other ioctl
+ * is ENOTTY; read() and write() are EINVAL.
  *
  * KVM_SET_THROTTLE: returns 0.  A change is in force within one period; full
  * speed is at once.  A new vCPU, or one in a new thread, is found within 50 ms.
- *	EINVAL	a field is out of its range
+ *	EFAULT	the pointer is wrong
+ *	EINVAL	a field is out of its range; a flag, pad or reserved is not 0;
+ *		vcpu_id is not 0 without KVM_THROTTLE_VCPU
  *	ENOENT	there is no vCPU with that id
- *	ENOMEM	nothing has changed
+ *	ENOMEM	out of memory
  *	ESRCH	the VM is gone
+ * After an error nothing has changed.
  *
  * KVM_GET_THROTTLE: returns 0.
- *	EINVAL	flags or reserved are not 0, vcpu_size is too small
  *	EFAULT	a pointer is wrong
+ *	EINVAL	flags or reserved are not 0; vcpu_size is smaller than the struct
+ *		of version 1 or larger than a page, or not 0 while nr_vcpus is
  *	ENOMEM	out of memory
  *	ESRCH	the VM is gone
  */
