@@ -8,15 +8,18 @@ export SUITE
 
 KBUILD = $(MAKE) -C $(KDIR) M=$(CURDIR)
 
+##@ Building and installing (seconds)
+
 .PHONY: all modules
 all: modules			## the module, for the running kernel or KDIR
 modules:
 	+$(KBUILD) modules
 
 .PHONY: tools
-tools:				## the kvm-throttle command, and its tests
+tools:				## the kvm-throttle command, its tests, the example
 	$(MAKE) -C tools all tests
 	$(MAKE) -C tools/meter
+	$(MAKE) -C examples
 
 .PHONY: selftests
 selftests:			## the kselftests (KSRC: a kernel source tree)
@@ -42,26 +45,39 @@ install: modules		## install the module, and the command if it was made
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
 	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
 
+.PHONY: install-tools
+install-tools:			## install the command alone; needs no kernel headers
+	$(MAKE) -C tools install
+	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
+
 .PHONY: clean
-clean:				## remove what was made, but for the VM's roots
-	+$(KBUILD) clean
+clean:				## remove what was made here, but nothing in .cache
+	$(if $(wildcard $(KDIR)/Makefile),+$(KBUILD) clean)
 	$(MAKE) -C tools clean
 	$(MAKE) -C tools/meter clean
 	$(MAKE) -C bench/migration clean
 	$(MAKE) -C bench/converge clean
 	$(MAKE) -C bench/peers clean
 	$(MAKE) -C selftests clean
+	$(MAKE) -C examples clean
+
+##@ Testing; all but `test` make a Debian root in .cache once (2 GB, minutes)
+
+.PHONY: test
+test:				## what needs no VM: the command, the example (seconds)
+	$(MAKE) -C tools check
+	$(MAKE) -C examples check
 
 .PHONY: vm
 vm:
 	vm/vm build
 
 .PHONY: check
-check: vm			## all tests, in the VM: ends in N passed, N failed
+check: vm			## all tests (an hour): ends in N passed, N failed
 	vm/check
 
 .PHONY: qemu
-qemu:				## QEMU with the patches of qemu/, in the VM's root
+qemu:				## QEMU with the patches of qemu/ (30 minutes, once)
 	qemu/build
 
 .PHONY: check-kvm
@@ -73,11 +89,11 @@ check-guest: vm			## what a Linux guest says of its throttle: steal time, compla
 	vm/check-guest
 
 .PHONY: check-debug
-check-debug:			## selftests on kernels that look for mistakes: 1 to 2 hours
+check-debug:			## selftests on debug kernels (1 to 2 hours)
 	vm/check-debug
 
 .PHONY: lint
-lint:				## static analysis with trixie's tools; part of check
+lint:				## static analysis and licences; part of check (minutes)
 	vm/vm build
 	vm/vm chroot /src/vm/lint
 
@@ -87,8 +103,10 @@ deb: vm				## Debian packages, made and checked in the VM's root
 check-packages: vm		## tests of DKMS and of the packages
 	vm/check-packages
 
+##@ Demonstrations and measurements, in the same machine
+
 .PHONY: demo
-demo: vm			## the seed's accuracy table, with a Linux guest in the VM
+demo: vm			## how exact it is, with a Linux guest (2 to 5 minutes)
 	vm/demo
 
 .PHONY: check-migration demo-migration bench-migration
@@ -100,15 +118,16 @@ bench-migration: vm qemu	## three of those, against the figures to reach
 	bench/migration/run bench
 
 .PHONY: simulate-converge bench-converge
-simulate-converge:		## policies of throttling, over thousands of simulated migrations
+simulate-converge:		## policies of throttling, simulated (seconds)
 	bench/converge/run simulate
-bench-converge: vm		## kvm-throttle converge against stock QEMU's auto-converge
+bench-converge: vm		## kvm-throttle converge against auto-converge (an hour)
 	bench/converge/run bench --runs 3
 
 .PHONY: bench
-bench: vm			## every way to throttle a VM, side by side (QUICK=1: less)
+bench: vm			## all ways to throttle a VM (40 minutes; QUICK=1: 10)
 	bench/peers/run $(if $(QUICK),--quick)
 
 .PHONY: help
 help:				## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\t\1\t/p' Makefile | expand -t 8,28
+	@sed -nE -e 's/^##@ (.*)/\n\1/p' -e 's/^([a-z-]+):[^#]*## /  \1\t/p' Makefile | \
+		expand -t 22
