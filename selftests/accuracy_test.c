@@ -269,7 +269,8 @@ static void test_agreement(struct guest *g, int fd, const struct measure *full,
 	by_meter = 1 - m.guest / full->guest;
 	low = min(min(by_work, by_meter), m.share);
 	high = max(max(by_work, by_meter), m.share);
-	ksft_test_result((high - low) * 10000 <= AGREE_BOUND,
+	/* Of a guest, or a meter, that stands still, all of these are no numbers. */
+	ksft_test_result(by_work > 0 && by_meter > 0 && (high - low) * 10000 <= AGREE_BOUND,
 			 "%d vCPUs, target %.2f: guest %.3f, meter %.3f, counters %.3f, apart %.3f of %.2f\n",
 			 g->nr_vcpus, target / 100.0, by_work * 100, by_meter * 100,
 			 m.share * 100, (high - low) * 100, AGREE_BOUND / 100.0);
