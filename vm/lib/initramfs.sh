@@ -56,6 +56,8 @@ make_initramfs()
 	in_root "$root" ro env "${cross[@]}" bash -c \
 		"$(declare -f pack_initramfs); pack_initramfs '$kernel_base' $kernel '$inside'" \
 		<"$here/init" >"$temp" || die "could not make the initramfs"
-	rm -f "$kernel_root".initramfs-*
 	mv "$temp" "$initramfs"
+	# Another run may make this one too: never be without it.
+	find "${kernel_root%/*}" -maxdepth 1 -name "${kernel_root##*/}.initramfs-*" \
+		! -path "$initramfs" -delete
 }
