@@ -217,26 +217,50 @@ static pid_t start_gnuplot(FILE *output, FILE **input)
 	return pid;
 }
 
+/* What gnuplot calls each of its pictures... */
+#define TITLE		"<title>Gnuplot</title>"
+
+/* ...and what this one is; dark pages have it the other way round, in the same hues. */
+#define OWN_TITLE	"<title>Run windows of vCPUs, as planned and as they were</title>\n" \
+			"<style>@media (prefers-color-scheme: dark) " \
+			"{ svg { filter: invert(0.92) hue-rotate(180deg) } }</style>"
+
+static void write_all(const struct options *o, int fd, const char *data, size_t len)
+{
+	ssize_t nr;
+
+	for (size_t at = 0; at < len; at += nr) {
+		nr = write(fd, data + at, len - at);
+		if (nr < 0)
+			err(EXIT_FAILURE, "%s", o->picture);
+	}
+}
+
 /* Copy what gnuplot made to where it is wanted. */
 static void save_picture(const struct options *o, FILE *made)
 {
 	char buffer[65536];
 	int fd = STDOUT_FILENO;
+	const char *title;
 	size_t len;
-	ssize_t nr;
 
 	if (strcmp(o->picture, "-"))
 		fd = open(o->picture, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (fd < 0)
 		err(EXIT_FAILURE, "%s", o->picture);
 	rewind(made);
-	while ((len = fread(buffer, 1, sizeof(buffer), made)) > 0) {
-		for (size_t at = 0; at < len; at += nr) {
-			nr = write(fd, buffer + at, len - at);
-			if (nr < 0)
-				err(EXIT_FAILURE, "%s", o->picture);
-		}
+	len = fread(buffer, 1, sizeof(buffer), made);
+	title = memmem(buffer, len, TITLE, strlen(TITLE));
+	if (title) {
+		write_all(o, fd, buffer, title - buffer);
+		write_all(o, fd, OWN_TITLE, strlen(OWN_TITLE));
+		title += strlen(TITLE);
+		write_all(o, fd, title, buffer + len - title);
+	} else {
+		write_all(o, fd, buffer, len);
 	}
+	while ((len = fread(buffer, 1, sizeof(buffer), made)) > 0)
+		write_all(o, fd, buffer, len);
 	if (ferror(made))
 		err(EXIT_FAILURE, "gnuplot's picture");
 	if (fd != STDOUT_FILENO && close(fd))

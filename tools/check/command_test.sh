@@ -276,6 +276,8 @@ if command -v gnuplot >"$dir/out"; then
 			"12 6 $((6 - off)) $off" ]
 		result 'its boxes'
 	done
+	grep -q '<title>Run windows' "$dir/late.svg" && ! grep -q '>Gnuplot<' "$dir/late.svg"
+	result 'it has a title'
 	grep -q 'share a CPU take turns' "$dir/late.svg"
 	result 'it says that vCPUs share a CPU'
 	recording 0 0 0 1 | grep -v '"type":"set"' >"$dir/late"
