@@ -37,7 +37,7 @@ pack_build()
 	[[ ! -d $build/src ]] || parts+=(src)
 	[[ ! -d $build/modules ]] || parts+=(modules)
 	if ((${#parts[@]})); then
-		tar -C "$build" -cf "$run_dir/share/build.tar" --owner=0 --group=0 \
+		tar -C "$build" -cf "$run_dir/share/build.tar" --sort=name --owner=0 --group=0 \
 			--exclude='*.o' --exclude='.*.cmd' --exclude='.*.d' "${parts[@]}"
 	fi
 	exec {lock}>&-
@@ -47,7 +47,7 @@ pack_build()
 clean_up_run()
 {
 	kill_machine
-	[[ -z $cat_pid ]] || kill "$cat_pid" 2>/dev/null || true
+	[[ -z $reader_pid ]] || kill "$reader_pid" 2>/dev/null || true
 	save_log
 	rm -rf "$run_dir"
 }
@@ -58,6 +58,12 @@ kill_machine()
 	[[ $machine_pid ]] || return 0
 	{ kill -KILL "$machine_pid" || true; wait "$machine_pid" || true; } 2>/dev/null
 	machine_pid=
+}
+
+# Prints what is written to FILE, until the emulator is gone.
+follow_file()
+{
+	exec tail -c +1 -f -s 0.1 --pid="$machine_pid" "$1"
 }
 
 # Reads a line from the status port into $word and $value. Its status is 0, 1
@@ -124,10 +130,12 @@ parse_run_options()
 {
 	local name=''
 
-	cpus=0 memory=2048 timeout=600 extra_arguments='' out=''
+	parallel=0 smp=1 seed=0 memory=2048 timeout=600 extra_arguments='' out=''
 	while (($#)); do
 		case $1 in
-		--mt) cpus=${2-} ;;
+		--smp) smp=${2-} ;;
+		--seed) seed=${2-} ;;
+		--mt) parallel=${2-} ;;
 		--mem) memory=${2-} ;;
 		--timeout) timeout=${2-} ;;
 		--append) extra_arguments=${2-} ;;
@@ -139,8 +147,11 @@ parse_run_options()
 		esac
 		shift 2 || die "run: $1 needs a value"
 	done
-	[[ $cpus =~ ^[0-9]+$ && $memory =~ ^[1-9][0-9]*$ && $timeout =~ ^[1-9][0-9]*$ ]] ||
-		die "run: --mt, --mem and --timeout take whole numbers"
+	[[ $parallel =~ ^[0-9]+$ && $smp =~ ^[1-9][0-9]*$ && $seed =~ ^[0-9]+$ &&
+		$memory =~ ^[1-9][0-9]*$ && $timeout =~ ^[1-9][0-9]*$ ]] ||
+		die "run: --smp, --seed, --mt, --mem and --timeout take whole numbers"
+	((smp == 1 || !parallel)) || die "run: --smp and --mt exclude each other"
+	((smp > 1 || !seed)) || die "run: one CPU has no turns for --seed to vary"
 	(($#)) || die "run: no command; see vm/vm --help"
 	name=$build_name${name:+.$name}
 	log=$cache/log/$name.log
@@ -155,7 +166,7 @@ make_kernel_arguments()
 	# the emulated one: its clock is trusted, its watchdogs are off, and its
 	# timer need not tick while the kernel busily waits for that.
 	kernel_arguments="mitigations=off nokaslr tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_timeout=300"
-	if ((!cpus)); then
+	if ((!parallel)); then
 		# The thread that looks for huge pages takes 1 % of the CPU for seconds, the
 		# one that watches who uses memory (7.2) 0.01 to 0.04 %, as it comes.
 		kernel_arguments+=" norandmaps transparent_hugepage=never damon_stat.enabled=N"
@@ -169,12 +180,12 @@ make_kernel_arguments()
 
 cmd_run()
 {
-	local mode="deterministic, 1 CPU"
+	local mode
 
 	parse_run_options "$@"
 	cmd_kernel
 	mkdir -p "$out"
-	machine_pid='' cat_pid='' booting=1
+	machine_pid='' reader_pid='' booting=1
 	make_run_dir
 	trap clean_up_run EXIT
 	trap 'exit 129' HUP
@@ -185,21 +196,27 @@ cmd_run()
 	mkdir "$run_dir/share"
 	pack_build
 	printf 'exec --%s\n' "$(printf ' %q' "${command[@]}")" >"$run_dir/share/command"
-	mkfifo "$run_dir/out" "$run_dir/status"
+	touch "$run_dir/out" "$run_dir/status"
 
 	make_kernel_arguments
-	((!cpus)) || mode="parallel, $cpus CPUs"
+	if ((parallel)); then
+		mode="parallel, $parallel CPUs"
+		touch "$run_dir/share/parallel"
+	else
+		mode="deterministic, $smp CPU$( ((smp == 1)) || echo s)"
+		((!seed)) || mode+=", seed $seed"
+	fi
 	printf 'vm: booting Debian %s, kernel %s (%s) ...' "$variant" "$kernel" "$mode" >&2
 	((deadline = SECONDS + timeout))
-	# Read on when nobody listens any more (`| head`): the emulator would wait for ever.
-	{ cat || cat >/dev/null; } <"$run_dir/out" 2>/dev/null &
-	cat_pid=$!
 	start_machine
-	exec {status_fd}<"$run_dir/status"
+	# Not pipes: the machine must not wait for whoever reads.
+	follow_file "$run_dir/out" 2>/dev/null &
+	reader_pid=$!
+	exec {status_fd}< <(follow_file "$run_dir/status")
 	follow
 	kill_machine
-	wait "$cat_pid" || true
-	cat_pid=
+	wait "$reader_pid" || true
+	reader_pid=
 
 	save_log
 	check_log || ((result)) || result=$status_kernel_warned

@@ -7,10 +7,12 @@
 # prepare_machine   gets the emulator, and makes what it boots that lasts for more than
 #                   one run. Sets $console, the kernel's name of its serial port.
 # start_machine     starts it in the background, with all of $run_dir/share; sets
-#                   $machine_pid. In $run_dir, it writes what the kernel says to the
-#                   file "console", what the command prints to the pipe "out", vm/init's
-#                   lines to the pipe "status", which ends when the emulator does, and
-#                   complaints of its own to the file "emulator".
+#                   $machine_pid. It writes to files in $run_dir: what the kernel says
+#                   to "console", what the command prints to "out", vm/init's lines to
+#                   "status", complaints of its own to "emulator".
+#
+# Nothing may come in from outside that is not the same in the next run, or happens
+# when the host gets round to it: see vm/qemu/README.md.
 
 # shellcheck disable=SC2034,SC2154 # variables of other parts
 
@@ -37,20 +39,50 @@ prepare_machine()
 	make_initramfs
 }
 
-# Sets $emulator, the root that QEMU is in: trixie's, whatever is booted. Races
-# that QEMU 7.2 has when code is patched on parallel CPUs are mended in 10.
+# Sets $emulator, the root that QEMU runs in, trixie's whatever is booted, and
+# $qemu_program: the root's own, or one that keeps CPUs in lockstep. Races that QEMU
+# 7.2 has when code is patched on parallel CPUs are mended in 10.
 find_emulator()
 {
-	emulator=$(SUITE=trixie FLAVOUR='' ARCH=amd64 KERNEL='' EXPORTS='' bash "$here/vm" _root)
+	emulator=$(in_trixie bash "$here/vm" _root)
 	exec {emulator_lock}<"$emulator"
 	flock --shared "$emulator_lock"
+	qemu_program=$emulator/usr/bin/$qemu
+	((smp == 1)) || build_emulator
 }
 
-# Starts QEMU in the background. Its standard output is the status port, so
-# that the reader sees the end of file when it ends; descriptor 3 is what the
-# command prints.
+# Sets $qemu_program to one with the patches of vm/qemu; builds it if it isn't there.
+build_emulator()
+{
+	local lock dir=$cache/build/trixie/qemu-emulator
+
+	mkdir -p "$dir"
+	exec {lock}>"$dir/lock"
+	flock "$lock"
+	if [[ $(cat "$dir/$qemu.key" 2>/dev/null) != "$(emulator_key)" ]]; then
+		say "building the emulator (once; about 4 minutes on two cores)"
+		rm -f "$dir/$qemu.key"
+		in_trixie "$project/qemu/build" emulator "$qemu" || die "could not build the emulator"
+		emulator_key >"$dir/$qemu.key"
+	fi
+	exec {lock}>&-
+	qemu_program=$dir/bin/$qemu
+}
+
+# in_trixie CMD...: for trixie's own kernel, whatever this run is for
+in_trixie()
+{
+	env SUITE=trixie FLAVOUR='' ARCH=amd64 KERNEL='' EXPORTS='' KVM_THROTTLE_CACHE="$cache" "$@"
+}
+
+emulator_key()
+{
+	cat "$project/qemu/build" "$here"/qemu/*.patch | sha256sum | cut -c1-12
+}
+
 start_machine()
 {
+	local counting sharing=security_model=none,multidevs=remap
 	# shellcheck disable=SC2054 # QEMU's commas
 	local arguments=(
 		-nodefaults -no-user-config -display none -no-reboot
@@ -58,18 +90,21 @@ start_machine()
 		-kernel "$kernel_root/boot/vmlinuz-$kernel" -initrd "$initramfs"
 		-append "console=$console ignore_loglevel panic=-1 $kernel_arguments"
 		-chardev "file,id=console,path=$run_dir/console" -serial chardev:console
-		-device virtio-serial-pci
-		-chardev file,id=out,path=/dev/fd/3 -device virtserialport,name=out,chardev=out
-		-chardev file,id=status,path=/dev/fd/1 -device virtserialport,name=status,chardev=status
+		-device virtio-serial-pci,ioeventfd=off
+		-chardev "file,id=out,path=$run_dir/out" -device virtserialport,name=out,chardev=out
+		-chardev "file,id=status,path=$run_dir/status"
+		-device virtserialport,name=status,chardev=status
 	)
 
 	# shellcheck disable=SC2054
-	if ((cpus)); then
-		arguments+=(-accel tcg,thread=multi -smp "$cpus")
+	if ((parallel)); then
+		arguments+=(-accel tcg,thread=multi -smp "$parallel")
 	else
-		# -seed, clock=vm: nor may random numbers and the date vary.
-		arguments+=(-accel tcg,thread=single -icount "shift=$icount,sleep=off" -smp 1
-			-seed 1 -rtc clock=vm)
+		# The date is later than that of any file, or make would wonder.
+		counting=shift=$icount,sleep=off
+		((smp == 1)) || counting+=,lockstep=on,seed=$seed sharing+=,deterministic=on
+		arguments+=(-accel tcg,thread=single -smp "$smp" -icount "$counting"
+			-seed 1 -rtc base=2030-01-01,clock=vm)
 	fi
 	share root "$booted" ,readonly=on
 	share run "$run_dir/share" ,readonly=on
@@ -78,9 +113,9 @@ start_machine()
 
 	"${user_namespace[@]}" setpriv --pdeathsig KILL -- \
 		"$emulator/lib64/ld-linux-x86-64.so.2" \
-		--library-path "$emulator/usr/lib/x86_64-linux-gnu" "$emulator/usr/bin/$qemu" \
+		--library-path "$emulator/usr/lib/x86_64-linux-gnu" "$qemu_program" \
 		-L "$emulator/usr/share/qemu" -L "$emulator/usr/share/seabios" "${arguments[@]}" \
-		</dev/null 3>"$run_dir/out" >"$run_dir/status" 2>"$run_dir/emulator" &
+		</dev/null >"$run_dir/emulator" 2>&1 &
 	machine_pid=$!
 }
 
@@ -88,7 +123,7 @@ start_machine()
 share()
 {
 	arguments+=(
-		-fsdev "local,id=$1,path=${2//,/,,},security_model=none,multidevs=remap${3-}"
-		-device "virtio-9p-pci,fsdev=$1,mount_tag=$1"
+		-fsdev "local,id=$1,path=${2//,/,,},$sharing${3-}"
+		-device "virtio-9p-pci,fsdev=$1,mount_tag=$1,ioeventfd=off"
 	)
 }
