@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs every measurement of bench/peers/run in the machine of vm/vm.
 
-Writes JSON: a list of what bench/peers/peers has printed, with what it was asked. Lines
-that begin with "bench:" are progress.
+Writes JSON: a list of what bench/peers/peers has printed, with what it was asked and on
+what machine, one measurement a line; what is in the file already stays. Lines that begin
+with "bench:" are progress.
 """
 import argparse
 import json
@@ -11,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = os.path.join(HERE, '../migration'), os.path.join(HERE, '../../vm')
@@ -42,6 +42,11 @@ MANY_TARGETS = 2000, 3000, 5000, 7000, 8000, 9000, 9500, 9900
 QUICK_TARGETS = 2000, 5000, 9000, 9900
 QUICK_MANY_TARGETS = 5000, 9900
 HEALTH_TARGETS = 5000, 9000, 9900
+SMP_TARGETS = 2000, 5000, 8000, 9000, 9900
+QUICK_SMP_TARGETS = 2000, 9900
+
+# vCPUs of a guest that has several CPUs: one for each, and more.
+SMP_VCPUS = 4, 22
 
 # Module loaded, and attached to the VM: twice each, the other way round.
 IDLE = ((True, True), (True, False), (False, False),
@@ -57,16 +62,27 @@ MONITOR = os.path.join(migration.DIRECTORY, 'health.monitor')
 UNTHROTTLED = 0
 
 
+def machine():
+    """What the figures are of."""
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+        vendor = 'Intel' if 'GenuineIntel' in file.read() else 'AMD'
+    return {'kernel': os.uname().release, 'vendor': vendor, 'cpus': os.cpu_count()}
+
+
 class Bench:
     """Measurements and their results."""
 
-    def __init__(self, total):
+    def __init__(self, total, output, command):
+        self.output = output
+        self.labels = {'command': command, **machine()}
         self.runs = []
+        if os.path.exists(output):
+            with open(output, encoding='utf-8') as file:
+                self.runs = json.load(file)
         self.done = 0
         self.failed = 0
         self.total = total
         self.guest = None
-        self.start = time.monotonic()
 
     def run(self, measure, *arguments, **labels):
         command = [PEERS, measure] + [str(argument) for argument in arguments]
@@ -81,7 +97,12 @@ class Bench:
         result = json.loads(done.stdout.decode().splitlines()[-1])
         for vcpu in (result.get('meter') or {}).get('vcpus', ()):
             del vcpu['stalls']['histogram']
-        self.runs.append(dict(labels, measure=measure, **result))
+        self.runs.append({**labels, 'measure': measure, **self.labels, **result})
+
+    def save(self):
+        """What there is by now is of use, whatever happens to the rest."""
+        with open(self.output, 'w', encoding='utf-8') as file:
+            file.write('[\n' + ',\n'.join(map(json.dumps, self.runs)) + '\n]\n')
 
     def with_guest(self, measure, peer, *arguments):
         """Arguments of run(), for a Linux guest, which lives on for the next one."""
@@ -153,8 +174,21 @@ def contended(quick):
                    {'what': guest, 'peer': peer, 'vcpus': 4})
 
 
+def smp_plan(quick):
+    """What several CPUs make a difference to."""
+    targets = QUICK_SMP_TARGETS if quick else SMP_TARGETS
+    for vcpus in SMP_VCPUS:
+        for peer in (OURS, QEMU) if quick else ALL:
+            yield (('share', peer, 'work', 1, vcpus, 1000) + targets,
+                   {'what': 'accuracy', 'peer': peer, 'vcpus': vcpus})
+    yield from contended(quick)
+
+
 def plan(quick):
     """Yields arguments of Bench.run(), and labels for the result."""
+    if os.cpu_count() > 1:
+        yield from smp_plan(quick)
+        return
     peers = QUICK if quick else ALL
     yield from accuracy(peers, quick)
     yield from costs(peers, quick)
@@ -212,10 +246,11 @@ def main():
     runs = [(arguments, labels) for arguments, labels in plan(options.quick)
             if options.only in (None, labels['what'])]
     if not runs:
-        sys.exit(f'measure.py: {options.only}: nothing like that is measured')
+        print(f'bench: {options.only} is not measured on {os.cpu_count()} CPUs')
+        return 0
     command = 'bench/peers/run' + ' --quick' * options.quick + \
         (f' --only {options.only}' if options.only else '')
-    bench = Bench(len(runs))
+    bench = Bench(len(runs), options.output, command)
     prepare()
     if any(labels['what'] == 'health' for _, labels in runs):
         prepare_health()
@@ -225,11 +260,7 @@ def main():
         if labels['what'] == 'health':
             arguments = bench.with_guest(*arguments)
         bench.run(*arguments, **labels)
-        # What there is by now is of use, whatever happens to the rest.
-        with open(options.output, 'w', encoding='utf-8') as file:
-            json.dump({'command': command, 'kernel': os.uname().release,
-                       'virtual_s': round(time.monotonic() - bench.start),
-                       'runs': bench.runs}, file, indent=1)
+        bench.save()
     bench.end_guest()
     return bench.failed != 0
 

@@ -261,7 +261,8 @@ static struct sample measure_median(const struct peer *peer, u32 target, u64 ns,
 static void share_of_target(const struct peer *peer, int nr_vcpus, u64 ns, u32 target,
 			    double full)
 {
-	u64 everyone_ns = nr_vms * nr_vcpus * TURN_NS * PERCENT_ALL / (PERCENT_ALL - target);
+	u64 everyone_ns = nr_vms * nr_vcpus * TURN_NS / sysconf(_SC_NPROCESSORS_ONLN) *
+			  PERCENT_ALL / (PERCENT_ALL - target);
 	u64 set_ns, clear_ns;
 	struct sample s;
 	bool done;

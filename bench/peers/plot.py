@@ -96,12 +96,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('picture', choices=pictures)
     picture = pictures[parser.parse_args().picture]
-    measured = json.load(sys.stdin)
-    command = measured['command'].split(' and ')[0].strip('`')
-    description = (f'{command}, Linux {measured["kernel"]}; '
-                   'one emulated AMD CPU, virtual time')
+    # Those of several CPUs are tables only.
+    runs = [run for run in json.load(sys.stdin) if run['cpus'] == 1]
+    command = runs[0]['command'].split(' --only')[0] if runs else ''
+    kernels = sorted({f'Linux {run["kernel"]}; {report.machine(run)}' for run in runs})
+    description = f'{command}, {", ".join(kernels)}, virtual time'
 
-    lines = [(peer, line) for peer, line in picture(measured['runs']) if peer in LOOKS]
+    lines = [(peer, line) for peer, line in picture(runs) if peer in LOOKS]
     for number, (_, line) in enumerate(lines):
         print_to(f'$line{number} << END')
         for point in line:
