@@ -76,6 +76,10 @@ vm:
 check: vm			## all tests (an hour): ends in N passed, N failed
 	vm/check
 
+.PHONY: check-smp
+check-smp: vm			## tests on four CPUs, in lockstep
+	vm/check smp
+
 .PHONY: qemu
 qemu:				## QEMU with the patches of qemu/ (30 minutes, once)
 	qemu/build

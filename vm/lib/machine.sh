@@ -27,7 +27,7 @@ make_run_dir()
 	exec {lock}>&-
 }
 
-# The built tree without what only the compiler reads.
+# The built tree without what only the compiler reads, or qemu/build is writing.
 pack_build()
 {
 	local lock parts=()
@@ -38,7 +38,8 @@ pack_build()
 	[[ ! -d $build/modules ]] || parts+=(modules)
 	if ((${#parts[@]})); then
 		tar -C "$build" -cf "$run_dir/share/build.tar" --sort=name --owner=0 --group=0 \
-			--exclude='*.o' --exclude='.*.cmd' --exclude='.*.d' "${parts[@]}"
+			--exclude='*.o' --exclude='.*.cmd' --exclude='.*.d' \
+			--exclude='*.new' "${parts[@]}"
 	fi
 	exec {lock}>&-
 }
