@@ -97,7 +97,7 @@ check-debug:			## selftests on debug kernels (1 to 2 hours)
 	vm/check-debug
 
 .PHONY: lint
-lint:				## static analysis and licences; part of check (minutes)
+lint:				## static analysis, licences; part of check (minutes)
 	vm/vm build
 	vm/vm chroot /src/vm/lint
 
