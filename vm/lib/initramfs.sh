@@ -10,7 +10,7 @@
 
 # Runs inside the root; writes the initramfs to standard output. The modules of
 # the kernel $2 below $1 go in with all that they depend on, unpacked, in the
-# order to load them; busybox is that of the root $3.
+# order to load them: $4 and so on; busybox is that of the root $3.
 pack_initramfs()
 {
 	local dir module path
@@ -22,7 +22,7 @@ pack_initramfs()
 	cat >"$dir/init"
 	chmod 755 "$dir/init"
 	cd "$1/lib/modules/$2"
-	for module in virtio_pci virtio_console 9p 9pnet_virtio overlay kvm_amd; do
+	for module in "${@:4}"; do
 		# One line a module: its file, then what it needs, nearest first.
 		# Not there: built in.
 		awk -v m="$module" -F '[: ]+' '{
@@ -49,15 +49,15 @@ make_initramfs()
 {
 	local key temp
 
-	key=$( { cat "$here/init"; declare -f pack_initramfs; } | sha256sum | cut -c1-12)
-	initramfs=$kernel_root.initramfs-$key
+	key=$( { cat "$here/init"; declare -f pack_initramfs; echo "${machine_modules[@]}"; } | sha256sum | cut -c1-12)
+	initramfs=$kernel_root.initramfs${host:+-$host}-$key
 	[[ ! -e $initramfs ]] || return 0
 	temp=$(mktemp "$run_dir/initramfs.XXXXXX")
 	in_root "$root" ro env "${cross[@]}" bash -c \
-		"$(declare -f pack_initramfs); pack_initramfs '$kernel_base' $kernel '$inside'" \
+		"$(declare -f pack_initramfs); pack_initramfs '$kernel_base' $kernel '$inside' ${machine_modules[*]}" \
 		<"$here/init" >"$temp" || die "could not make the initramfs"
 	mv "$temp" "$initramfs"
 	# Another run may make this one too: never be without it.
-	find "${kernel_root%/*}" -maxdepth 1 -name "${kernel_root##*/}.initramfs-*" \
+	find "${kernel_root%/*}" -maxdepth 1 -path "${initramfs%-*}-????????????" \
 		! -path "$initramfs" -delete
 }

@@ -10,6 +10,28 @@
 
 readonly status_kernel_warned=99 status_timeout=124 status_vm_failed=125
 
+# Before a command: it ends with this script, and has this user's sub-uids.
+ending_with_us=("${user_namespace[@]}" setpriv --pdeathsig KILL --)
+
+# in_trixie CMD...: for trixie's own kernel, whatever this run is for
+in_trixie()
+{
+	env SUITE=trixie FLAVOUR='' ARCH=amd64 KERNEL='' EXPORTS='' KVM_THROTTLE_CACHE="$cache" "$@"
+}
+
+# Sets $emulator, the root that the emulator runs in, trixie's whatever is booted, and
+# $in_emulator, what to put before a program to run it outside with that root's libraries.
+find_emulator()
+{
+	emulator=$(in_trixie bash "$here/vm" _root)
+	exec {emulator_lock}<"$emulator"
+	flock --shared "$emulator_lock"
+	in_emulator=(
+		"${ending_with_us[@]}" "$emulator/lib64/ld-linux-x86-64.so.2"
+		--library-path "$emulator/usr/lib/x86_64-linux-gnu"
+	)
+}
+
 # Sets $run_dir, and removes those of runs that were killed.
 make_run_dir()
 {
@@ -154,7 +176,7 @@ parse_run_options()
 	((smp == 1 || !parallel)) || die "run: --smp and --mt exclude each other"
 	((smp > 1 || !seed)) || die "run: one CPU has no turns for --seed to vary"
 	(($#)) || die "run: no command; see vm/vm --help"
-	name=$build_name${name:+.$name}
+	name=$build_name${host:+-$host}${name:+.$name}
 	log=$cache/log/$name.log
 	out=${out:-$cache/out/$name}
 	command=("$@")
@@ -207,6 +229,7 @@ cmd_run()
 		mode="deterministic, $smp CPU$( ((smp == 1)) || echo s)"
 		((!seed)) || mode+=", seed $seed"
 	fi
+	mode+=${host:+, $host}
 	printf 'vm: booting Debian %s, kernel %s (%s) ...' "$variant" "$kernel" "$mode" >&2
 	((deadline = SECONDS + timeout))
 	start_machine
@@ -219,6 +242,7 @@ cmd_run()
 	wait "$reader_pid" || true
 	reader_pid=
 
+	collect_from_machine
 	save_log
 	check_log || ((result)) || result=$status_kernel_warned
 	exit "$result"

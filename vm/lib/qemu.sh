@@ -4,17 +4,22 @@
 # QEMU as the machine. Part of vm/vm; what vm/lib/machine.sh expects of this file is
 # all that it knows of an emulator:
 #
+# machine_modules   what the kernel needs to find its root, and KVM.
 # prepare_machine   gets the emulator, and makes what it boots that lasts for more than
-#                   one run. Sets $console, the kernel's name of its serial port.
+#                   one run.
 # start_machine     starts it in the background, with all of $run_dir/share; sets
 #                   $machine_pid. It writes to files in $run_dir: what the kernel says
 #                   to "console", what the command prints to "out", vm/init's lines to
 #                   "status", complaints of its own to "emulator".
+# collect_from_machine
+#                   after its end: gets what isn't in $out yet, and the kernel's log.
 #
 # Nothing may come in from outside that is not the same in the next run, or happens
 # when the host gets round to it: see vm/qemu/README.md.
 
 # shellcheck disable=SC2034,SC2154 # variables of other parts
+
+machine_modules=(virtio_pci virtio_console 9p 9pnet_virtio overlay kvm_amd)
 
 # What the architectures differ in.
 case $arch in
@@ -33,22 +38,14 @@ arm64)
 	icount=1 ;;
 esac
 
+# The program is the root's own, or one that keeps CPUs in lockstep. Races that QEMU 7.2
+# has when code is patched on parallel CPUs are mended in trixie's.
 prepare_machine()
 {
 	find_emulator
-	make_initramfs
-}
-
-# Sets $emulator, the root that QEMU runs in, trixie's whatever is booted, and
-# $qemu_program: the root's own, or one that keeps CPUs in lockstep. Races that QEMU
-# 7.2 has when code is patched on parallel CPUs are mended in 10.
-find_emulator()
-{
-	emulator=$(in_trixie bash "$here/vm" _root)
-	exec {emulator_lock}<"$emulator"
-	flock --shared "$emulator_lock"
 	qemu_program=$emulator/usr/bin/$qemu
 	((smp == 1)) || build_emulator
+	make_initramfs
 }
 
 # Sets $qemu_program to one with the patches of vm/qemu; builds it if it isn't there.
@@ -67,12 +64,6 @@ build_emulator()
 	fi
 	exec {lock}>&-
 	qemu_program=$dir/bin/$qemu
-}
-
-# in_trixie CMD...: for trixie's own kernel, whatever this run is for
-in_trixie()
-{
-	env SUITE=trixie FLAVOUR='' ARCH=amd64 KERNEL='' EXPORTS='' KVM_THROTTLE_CACHE="$cache" "$@"
 }
 
 emulator_key()
@@ -111,12 +102,16 @@ start_machine()
 	share out "$out"
 	[[ ! $inside ]] || share source "$root/usr/src" ,readonly=on
 
-	"${user_namespace[@]}" setpriv --pdeathsig KILL -- \
-		"$emulator/lib64/ld-linux-x86-64.so.2" \
-		--library-path "$emulator/usr/lib/x86_64-linux-gnu" "$qemu_program" \
+	"${in_emulator[@]}" "$qemu_program" \
 		-L "$emulator/usr/share/qemu" -L "$emulator/usr/share/seabios" "${arguments[@]}" \
 		</dev/null >"$run_dir/emulator" 2>&1 &
 	machine_pid=$!
+}
+
+# All is there already.
+collect_from_machine()
+{
+	:
 }
 
 # share TAG DIR OPTIONS: adds a 9p share to start_machine's arguments.

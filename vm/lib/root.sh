@@ -182,7 +182,7 @@ remove_old_roots()
 		[[ $old != "$root"* && $old != "$booted"* && -d $old ]] || continue
 		flock --nonblock "$old" true || continue # in use
 		private rm -rf "$old"
-		rm -f "$old".initramfs-*
+		rm -f "$old".initramfs-* "$old".erofs
 	done
 }
 
