@@ -80,6 +80,13 @@ check: vm			## all tests (an hour): ends in N passed, N failed
 check-smp: vm			## tests on four CPUs, in lockstep
 	vm/check smp
 
+.PHONY: check-exact check-seeds
+check-exact: vm			## whether two runs on four CPUs are the same, byte for byte
+	vm/check-exact
+
+check-seeds: vm			## random operations on four CPUs, in ten orders
+	vm/check-seeds
+
 .PHONY: qemu
 qemu:				## QEMU with the patches of qemu/ (30 minutes, once)
 	qemu/build
