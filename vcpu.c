@@ -573,11 +573,14 @@ void kvt_vcpu_enter(struct kvt_vcpu *v)
 	raw_spin_lock(&v->lock);
 	if (v->state == KVT_FREE)
 		goto out;
-	/* A timer whose handler waits for the lock can't be set here: not now. */
-	if (hrtimer_try_to_cancel(&v->window.closing) < 0)
-		kvt_entry_refuse();
-	else if (v->task != current)
+	/*
+	 * Another thread's window goes on: its timer stays.  One whose handler waits
+	 * for the lock can't be set here: not now.
+	 */
+	if (v->task != current)
 		kvt_refuse(v);
+	else if (hrtimer_try_to_cancel(&v->window.closing) < 0)
+		kvt_entry_refuse();
 	else if (v->state == KVT_OPEN)
 		kvt_follow(v);
 	else
