@@ -85,7 +85,8 @@ struct kvt_admit {
  * @logged: the log says that the VM is throttled
  * @watched: @node is in entry.c's hash
  * @remove: kvt_remove(), while another holds kvm->lock
- * @put: puts the last reference on @last, which is that VM
+ * @put: puts the last reference on @last
+ * @last: the VM, if all others have put theirs
  * @free: frees this when no entry looks at it any more
  * @death: where poll() waits for @kvm to become NULL
  * @debugfs: lists @vcpus
