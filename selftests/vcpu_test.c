@@ -610,16 +610,22 @@ TEST_F(vcpu, another_thread_for_a_moment)
 	guest_start(g, 0);
 }
 
-/* In the first 100 ms at 99 %, 1 ms of the guest's time is due. */
+/*
+ * In the first 100 ms at 99 %, 1 ms of the guest's time is due.  Beside siblings,
+ * it may be a while until the scheduler has one run at all.
+ */
 #define EXPECT_SLOW_FROM_THE_START(i, full) do {			\
 	u64 _work = self->guest.reports[i].work;			\
-	double _ms;							\
+	double _first_ms, _ms;						\
 									\
 	sleep_ns(100 * MS);						\
+	_first_ms = (self->guest.reports[i].work - _work) * 1e3 / (full); \
+	sleep_ns(400 * MS);						\
 	_ms = (self->guest.reports[i].work - _work) * 1e3 / (full);	\
 	if (throttle_exact())						\
-		EXPECT_TRUE(_ms > 0.1 && _ms < 1.1) {			\
-			TH_LOG("%.3f ms of the guest's time", _ms);	\
+		EXPECT_TRUE(_first_ms < 1.1 && _ms > 0.1) {		\
+			TH_LOG("%.3f ms of the guest's time, %.3f in 500 ms", \
+			       _first_ms, _ms);				\
 		}							\
 } while (0)
 
