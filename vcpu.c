@@ -236,14 +236,18 @@ struct kvt_place {
 	struct kvt_cpu *home_cpu;
 };
 
+/* Up to two locks, or none: sparse is told that it is one. */
 static void kvt_place_lock(struct kvt_vcpu *v, struct kvt_place *place)
+	__acquires(place->here)
 {
 	int home = v->window.home;
 
 	lockdep_assert_held(&v->lock);
 
 	*place = (struct kvt_place) { .cpu = &v->window.own };
-	if (!v->setting.own) {
+	if (v->setting.own) {
+		__acquire(place->here);
+	} else {
 		place->here = this_cpu_ptr(v->vm->cpus);
 		raw_spin_lock(&place->here->lock);
 		place->cpu = &place->here->cpu;
@@ -256,18 +260,26 @@ static void kvt_place_lock(struct kvt_vcpu *v, struct kvt_place *place)
 		return;
 	place->home = per_cpu_ptr(v->vm->cpus, home);
 	/* Two of these are never waited for. */
-	if (!raw_spin_trylock(&place->home->lock))
+	if (!raw_spin_trylock(&place->home->lock)) {
 		place->home = NULL;
-	else if (place->home->cpu.grid == v->setting.serial)
+		return;
+	}
+	__release(place->home);
+	if (place->home->cpu.grid == v->setting.serial)
 		place->home_cpu = &place->home->cpu;
 }
 
 static void kvt_place_unlock(const struct kvt_place *place)
+	__releases(place->here)
 {
-	if (place->home)
+	if (place->home) {
+		__acquire(place->home);
 		raw_spin_unlock(&place->home->lock);
+	}
 	if (place->here)
 		raw_spin_unlock(&place->here->lock);
+	else
+		__release(place->here);
 }
 
 /*
