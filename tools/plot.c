@@ -278,20 +278,29 @@ static void show_worst(const struct recording *r, const struct sums *s)
 			(worst->worst_at_ns - r->start_ns) / 1e9);
 }
 
+/* Are both the same regular file? */
+static bool same_file(const char *path, const char *other)
+{
+	struct stat a, b;
+
+	return !stat(path, &a) && !stat(other, &b) && S_ISREG(b.st_mode) &&
+	       a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 /* Open the recording, which the picture must not replace. */
 static FILE *open_recording(const struct options *o)
 {
-	FILE *file = strcmp(o->recording, "-") ? fopen(o->recording, "re") : stdin;
-	struct stat from, to;
+	bool piped = !strcmp(o->recording, "-");
+	FILE *file;
 
-	if (!file)
-		err(EXIT_FAILURE, "%s", o->recording);
-	if (strcmp(o->picture, "-") && !fstat(fileno(file), &from) &&
-	    !stat(o->picture, &to) && S_ISREG(to.st_mode) &&
-	    from.st_dev == to.st_dev && from.st_ino == to.st_ino)
+	if (strcmp(o->picture, "-") &&
+	    same_file(piped ? "/dev/stdin" : o->recording, o->picture))
 		errx(EXIT_USAGE,
 		     "%s is the recording: give the picture a name of its own",
 		     o->picture);
+	file = piped ? stdin : fopen(o->recording, "re");
+	if (!file)
+		err(EXIT_FAILURE, "%s", o->recording);
 	return file;
 }
 
