@@ -278,23 +278,25 @@ static void show_worst(const struct recording *r, const struct sums *s)
 			(worst->worst_at_ns - r->start_ns) / 1e9);
 }
 
-/* Are both the same regular file? */
-static bool same_file(const char *path, const char *other)
+/* Is @path the regular file that @file tells of? */
+static bool is_file(const char *path, const struct stat *file)
 {
-	struct stat a, b;
+	struct stat it;
 
-	return !stat(path, &a) && !stat(other, &b) && S_ISREG(b.st_mode) &&
-	       a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+	return !stat(path, &it) && S_ISREG(it.st_mode) &&
+	       it.st_dev == file->st_dev && it.st_ino == file->st_ino;
 }
 
 /* Open the recording, which the picture must not replace. */
 static FILE *open_recording(const struct options *o)
 {
 	bool piped = !strcmp(o->recording, "-");
+	struct stat from;
 	FILE *file;
 
-	if (strcmp(o->picture, "-") &&
-	    same_file(piped ? "/dev/stdin" : o->recording, o->picture))
+	if (piped ? fstat(STDIN_FILENO, &from) : stat(o->recording, &from))
+		err(EXIT_FAILURE, "%s", o->recording);
+	if (strcmp(o->picture, "-") && is_file(o->picture, &from))
 		errx(EXIT_USAGE,
 		     "%s is the recording: give the picture a name of its own",
 		     o->picture);
