@@ -167,19 +167,26 @@ static int create_vm(void)
 int main(int argc, char **argv)
 {
 	double percent = argc > 1 ? atof(argv[1]) : 50, share;
-	struct kvm_throttle_vcpu_state vcpu;
+	struct kvm_throttle_vcpu_state before, vcpu;
 	int fd = throttle_attach(create_vm());
 
 	if (fd < 0 || throttle_set(fd, percent))
+		return 1;
+	/* A new vCPU may run for 50 ms.  What is counted are sums: take differences. */
+	if (throttle_wait(fd, 100))
+		errx(1, "the VM is gone");
+	if (throttle_get(fd, &before, 1) != 1)
 		return 1;
 	if (throttle_wait(fd, 1000))
 		errx(1, "the VM is gone");
 	if (throttle_get(fd, &vcpu, 1) != 1)
 		return 1;
-	share = 100.0 * vcpu.throttled_ns / vcpu.elapsed_ns;
+	share = 100.0 * (vcpu.throttled_ns - before.throttled_ns) /
+		(vcpu.elapsed_ns - before.elapsed_ns);
 	printf("vCPU %u: throttled by %.2f %% of %.3f s in %llu windows; longest stall %.3f ms\n",
-	       vcpu.vcpu_id, share, vcpu.elapsed_ns / 1e9,
-	       (unsigned long long)vcpu.windows, vcpu.stall_max_ns / 1e6);
+	       vcpu.vcpu_id, share, (vcpu.elapsed_ns - before.elapsed_ns) / 1e9,
+	       (unsigned long long)(vcpu.windows - before.windows),
+	       vcpu.stall_max_ns / 1e6);
 	/* Full speed; it would be also if this process crashed. */
 	close(fd);
 	return share < percent - 2 || share > percent + 2;
