@@ -85,8 +85,7 @@ enum attack {
  * @own: what is due is a share of its own full speed
  * @slow_exits: guest::slow_exits
  * @kick_us: how often a signal ends KVM_RUN, or 0
- * @gives_us: what it gives away of each window in which it works
- * @charged_us: what it is charged for with each of those
+ * @gives_us: time that it gives away, or is charged for, with each window in which it works
  */
 struct attack_info {
 	const char *text;
@@ -95,7 +94,6 @@ struct attack_info {
 	int slow_exits;
 	int kick_us;
 	int gives_us;
-	int charged_us;
 };
 
 static const struct attack_info attacks[] = {
@@ -148,8 +146,7 @@ static const struct attack_info attacks[] = {
 	[LONG_EXIT] = {
 		.text = "makes a long exit at each window's end",
 		.nr_vcpus = 1,
-		.gives_us = EARLY_US,
-		.charged_us = LONG_EXIT_US,
+		.gives_us = EARLY_US + LONG_EXIT_US,
 	},
 	[EXITS_AT_END] = {
 		.text = "floods exits at each window's end",
@@ -574,8 +571,7 @@ static void try_attack(enum attack attack, u32 percent_x100,
 		due_cpu += 2 * (1 - left) * (own->cpu - own->work / full->work);
 	work = (got.work / due - 1) * 100;
 	cpu = (got.cpu - due_cpu) * 100;
-	least = (LEAST_SHARE * (run_us - info->gives_us) /
-		 (run_us + info->charged_us) - 1) * 100;
+	least = (LEAST_SHARE * run_us / (run_us + info->gives_us) - 1) * 100;
 	ksft_test_result(!throttle_exact() ||
 			 (work <= GAIN_BOUND && work >= least && cpu <= GAIN_BOUND),
 			 "%g %%: a guest that %s gains %+.2f %% of the work due (from %.2f to %+.2f), %+.2f points of the CPU (to %+.2f)\n",
