@@ -111,9 +111,9 @@ print_configuration()
 	com1: enabled=1, mode=file, dev="$run_dir/console"
 	com2: enabled=1, mode=file, dev="$run_dir/out"
 	com3: enabled=1, mode=file, dev="$run_dir/status"
-	log: "$run_dir/emulator"
+	log: -
 	panic: action=fatal
-	error: action=report
+	error: action=ignore
 	info: action=ignore
 	debug: action=ignore
 	CONFIG
@@ -124,8 +124,8 @@ start_machine()
 	make_boot_image
 	make_disks
 	print_configuration >"$run_dir/bochsrc"
-	"${ending_with_us[@]}" "$bochs/bochs" -q -f "$run_dir/bochsrc" \
-		</dev/null >"$run_dir/bochs" 2>&1 &
+	"${in_emulator[@]}" "$bochs/bochs" -q -f "$run_dir/bochsrc" \
+		</dev/null >"$run_dir/emulator" 2>&1 &
 	machine_pid=$!
 }
 
