@@ -9,8 +9,6 @@
 
 #include <linux/hrtimer.h>
 #include <linux/kvm_host.h>
-#include <linux/pid.h>
-#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/task_work.h>
 #include <linux/version.h>
@@ -124,34 +122,6 @@ kvt_hrtimer_setup(struct hrtimer *timer,
 #endif
 }
 
-/* vcpu->pid is under a lock of its own since 6.13, under RCU before. */
-static inline struct task_struct *kvt_vcpu_get_task(struct kvm_vcpu *vcpu)
-{
-	struct task_struct *task;
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
-	read_lock(&vcpu->pid_lock);
-	task = get_pid_task(vcpu->pid, PIDTYPE_PID);
-	read_unlock(&vcpu->pid_lock);
-#else
-	rcu_read_lock();
-	task = get_pid_task(rcu_dereference(vcpu->pid), PIDTYPE_PID);
-	rcu_read_unlock();
-#endif
-	return task;
-}
-
-/* Is @task the thread that ran @vcpu last? */
-static inline bool kvt_vcpu_in_task(const struct kvm_vcpu *vcpu,
-				    struct task_struct *task)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
-	return READ_ONCE(vcpu->pid) == task_pid(task);
-#else
-	return rcu_access_pointer(vcpu->pid) == task_pid(task);
-#endif
-}
-
 /* Does a CPU run @task? */
 static inline bool kvt_task_on_cpu(const struct task_struct *task)
 {
@@ -183,22 +153,6 @@ static inline bool kvt_was_interrupted(const struct kvm_vcpu *vcpu, u64 irq_exit
 }
 
 /*
- * How much longer than without a throttle it takes from task work into the guest,
- * if the way from the guest to task work takes @exit_ns.  Nothing tells; these are
- * the shares with which the windows are as long as they should be.
- */
-static inline u64 kvt_entry_ns(u64 exit_ns)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0) && \
-	defined(CONFIG_HAVE_GENERIC_TIF_BITS)
-	return exit_ns / 2;
-#else
-	/* A switch of tasks has rseq's work done on that way, twice. */
-	return exit_ns * 3 / 4;
-#endif
-}
-
-/*
  * Have the guest know that @ns were taken from it: KVM makes its steal time of
  * how long the vCPU's thread had to wait for a CPU, which only the thread itself
  * changes while it runs.  A kernel that doesn't count that has no steal time.
@@ -209,6 +163,48 @@ static inline void kvt_steal(u64 ns)
 	/* /proc may be read meanwhile. */
 	WRITE_ONCE(current->sched_info.run_delay,
 		   current->sched_info.run_delay + ns);
+#endif
+}
+
+/* Has @vcpu, which is loaded here, halted?  KVM may look for a while before it sleeps. */
+static inline bool kvt_is_halted(const struct kvm_vcpu *vcpu)
+{
+#ifdef CONFIG_X86
+	return READ_ONCE(vcpu->arch.mp_state) == KVM_MP_STATE_HALTED;
+#else
+	return false;
+#endif
+}
+
+/* Does the guest look whether @vcpu runs, where KVM tells? */
+static inline bool kvt_guest_sees_preemption(const struct kvm_vcpu *vcpu)
+{
+#ifdef CONFIG_X86
+	return vcpu->arch.st.msr_val & KVM_MSR_ENABLED;
+#else
+	return false;
+#endif
+}
+
+/*
+ * @vcpu is run by this thread from now on, not by @before.  KVM takes what this one
+ * has waited less than that off the guest's steal time: let it be no less, and the
+ * guest told so before it runs.
+ */
+static inline void kvt_steal_keep(struct kvm_vcpu *vcpu,
+				  const struct task_struct *before)
+{
+#ifdef CONFIG_SCHED_INFO
+	u64 ns = READ_ONCE(before->sched_info.run_delay);
+
+	if (current->sched_info.run_delay >= ns)
+		return;
+	WRITE_ONCE(current->sched_info.run_delay, ns);
+#ifdef CONFIG_X86
+	kvm_make_request(KVM_REQ_STEAL_UPDATE, vcpu);
+#else
+	kvm_make_request(KVM_REQ_RECORD_STEAL, vcpu);
+#endif
 #endif
 }
 

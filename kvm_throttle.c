@@ -19,54 +19,70 @@
  *	                      queues task_work.  KVM runs that before it enters
  *	                      the guest again: sleep until the next run window
  *
- * A vCPU's life under throttle is a circle of three stations:
+ * While any throttle is in force, a probe on KVM's tracepoint kvm_entry sees every
+ * entry into the guest (entry.c).  What it does is up to the vCPU's state:
  *
- *  - In the run window it is KVM's alone.  The hrtimer expires at the window's
- *    end; the interrupt itself makes the CPU leave the guest, and the handler
- *    queues kvm_throttle_work() with task_work_add().
- *  - KVM's run loop sees that work is pending, drops kvm->srcu and calls it
- *    through xfer_to_guest_mode_handle_work().  It sleeps until the grid's next
- *    run window; the same hrtimer ends that sleep.  A signal ends it too.
- *  - Work that is queued also runs when the thread returns to user mode.  It
- *    must not sleep there, since the VMM may hold any lock of its own.  So it
- *    asks for the hrtimer shortly after, until that meets the thread in KVM_RUN
- *    or the run window opens.
+ *	         set to more than 0 %          entry: the window is open
+ *	  FREE ----------------------> CLOSED ---------------------------> OPEN
+ *	   ^                            |  ^ <--------------------------- |
+ *	   | set to 0 %,  entry refused,|  |      hrtimer: the window ends
+ *	   | from any     in task work: |  | a signal
+ *	                                v  |
+ *	                              ASLEEP -----------> WOKEN -------> OPEN
+ *	                                       hrtimer            entry
  *
- * A vCPU that halts keeps its work queued, and costs nothing until it wakes up.
+ *  - FREE and OPEN: the entry passes.  That is two comparisons, with no lock and
+ *    no clock, unless the thread is another one or has come to another CPU.
+ *  - CLOSED, WOKEN: it is looked at whether the window is open, and what is owed.
+ *    If not, task work is queued to the thread, and an interrupt that is left
+ *    pending makes the CPU leave the guest before its first instruction.  KVM's
+ *    run loop then drops kvm->srcu and calls kvt_work(), which sleeps.  A signal
+ *    ends that.
+ *  - When the window ends, the hrtimer's interrupt itself forces the VM exit.  A
+ *    thread that waits for a CPU in KVM_RUN has its task work queued as well, and
+ *    sleeps when it gets one.  One that is outside KVM_RUN is left alone: it is
+ *    seen when it enters.
  *
- * The loop is closed.  What a vCPU ran past a window's end is charged to it and
- * taken off its next windows.  What a late wake-up and the way into the guest
- * took of a window is added at its end, judged for the VM and not for each
- * vCPU: one that waits while a sibling has the CPU has lost nothing.  The
- * arithmetic of all that is in kvm_throttle.h.
+ * So a vCPU that halts or isn't run costs nothing, and nothing looks for new vCPUs
+ * or threads: theirs is an entry that is refused until the thread has made itself
+ * known, in task work as well, where it may sleep and pays for its memory.
  *
- * Here are the VMs and the fds; the vCPUs' circle is in vcpu.c.
+ * The loop is closed.  What a vCPU's thread ran past a window's end is charged to
+ * it and taken off its next windows.  What a late wake-up and the way into the
+ * guest took of a window is added at its end.  The arithmetic of all that is in
+ * window.h.
  *
- * Lifetime, from the outside in:
+ * Here are the VMs and the fds; vcpu.c has the states but for what entry.c asks
+ * for on its fast path.
  *
- *  - struct kvm_throttle_vm belongs to its file, the throttle fd.  The last
- *    close frees it, whatever the vCPUs' threads are doing.
- *  - It holds a reference on the VM.  kvm_throttle_scan() looks now and then
- *    whether that is the last sign of life, and then lets the VM go.
- *  - struct kvm_throttle_vcpu is one vCPU in one thread.  Its references are
- *    one that struct kvm_throttle_vm holds and one for task_work that is queued
- *    or running.  Task work can't be cancelled, and a blocked or stopped thread
- *    may keep it for ever; so it outlives the throttle fd and the VM, and holds
- *    the module and the task_struct.  If the vCPU moves to another thread, a
- *    new one takes its place.
- *  - kvm_throttle_drop() parts the two: it sets ->vm to NULL under ->lock.  From
- *    a struct kvm_throttle_vcpu, the VM, the vCPU and struct kvm_throttle_vm may
- *    be reached only under that lock and after seeing ->vm, and the hrtimer is
- *    started only there, so that hrtimer_cancel() is final after that.
+ * Who owns what, and in what order it dies:
  *
- * Locks, outermost first:
+ *  - struct kvt_vm is held by its file, the throttle fd; by kvt_vm::dev while that
+ *    is in the VM's list of devices; and by task work that admits a vCPU.
+ *  - It holds no reference on the VM.  KVM destroys the devices of a VM with it:
+ *    kvt_vm_destroyed() sets kvt_vm::kvm to NULL under kvt_vm::lock.  Who holds
+ *    that lock may therefore look at *kvm, but the VM's vCPUs only with a
+ *    reference of its own, which is never put as the last one in a context that
+ *    somebody waits for: to destroy a VM may mean to wait for its process.
+ *  - The last close of the file sets all vCPUs to FREE, and takes kvt_vm::dev out
+ *    of the list, later if another has kvm->lock: a tenant may hold that for ever.
+ *  - After its last reference, struct kvt_vm is freed an RCU grace period later,
+ *    when no entry looks at it any more: it stops its vCPUs' timers then.
+ *  - struct kvt_vcpu is held by kvt_vm::vcpus and by its task work that is queued
+ *    or running.  That can't be cancelled, so it may outlive the VM, and holds the
+ *    module and the task_struct.  It is queued only to a thread that is in KVM_RUN,
+ *    and no thread leaves that without running it.
+ *  - From a struct kvt_vcpu, struct kvt_vm may be reached only under the vCPU's
+ *    lock and while its state isn't FREE, and the timers are started only there.
  *
- *   kvm_throttle_vm::lock	mutex; settings, the set of vCPUs, ->kvm
- *   kvm_throttle_list_lock	mutex; which VMs are attached to
- *   kvm_throttle_vcpu::lock	raw, taken by the hrtimer's handler; a vCPU's
- *				windows, statistics and whether it sleeps
+ * Locks, outermost first.  A VM's own threads take only raw ones, with interrupts
+ * off, so nobody waits for a thread of theirs that doesn't get a CPU.
  *
- * kvm_throttle_vm::cpus is written with interrupts off by the CPU it belongs to.
+ *   kvm->lock			KVM's; its list of devices
+ *   kvt_vm::lock		mutex; those who have the throttle fd
+ *   kvt_vm::setting_lock	raw
+ *   kvt_vcpu::lock		raw; also taken by the timers' handlers
+ *   kvt_record::lock		raw; a CPU's, and another one's by trylock
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -75,31 +91,32 @@
 #include <linux/debugfs.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/hash.h>
+#include <linux/hrtimer.h>
 #include <linux/kvm_host.h>
 #include <linux/magic.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/poll.h>
+#include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
-#include <linux/sched/task.h>
+#include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
 
-#include "vcpu.h"
+#include "kvm_throttle.h"
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
 /* A number of those for local use, so that modprobe's alias can name it. */
 #define KVM_THROTTLE_MINOR	249
-
-/* How often to look for new vCPUs, for new threads and for the VM's death. */
-#define KVM_THROTTLE_SCAN_MS	50
 
 /*
  * What programs of the first API version know of a vCPU.  Fields that are added
@@ -108,177 +125,194 @@
 #define KVM_THROTTLE_VCPU_SIZE_MIN \
 	offsetofend(struct kvm_throttle_vcpu_state, reserved)
 
-static DEFINE_MUTEX(kvm_throttle_list_lock);
-static LIST_HEAD(kvm_throttle_list);
-static u32 kvm_throttle_last_id;
-static struct dentry *kvm_throttle_debugfs;
-static struct workqueue_struct *kvm_throttle_wq;
+/* Users have limits of their own for what they write into the log. */
+#define KVT_LOG_BITS	6
 
-void kvm_throttle_scan_now(struct kvm_throttle_vm *vm)
+static struct ratelimit_state kvt_log_limits[1 << KVT_LOG_BITS];
+static atomic_t kvt_last_id;
+static struct dentry *kvt_debugfs;
+static struct workqueue_struct *kvt_wq;
+
+/* For what may wait for a VM's process. */
+static struct workqueue_struct *kvt_put_wq;
+
+static void kvt_vm_free(struct work_struct *work)
 {
-	mod_delayed_work(kvm_throttle_wq, &vm->scan, 0);
+	struct kvt_vm *vm = container_of(to_rcu_work(work), typeof(*vm), free);
+	struct kvt_vcpu *v;
+	unsigned long i;
+
+	xa_for_each(&vm->vcpus, i, v)
+		kvt_vcpu_free(v);
+	xa_destroy(&vm->vcpus);
+	mutex_destroy(&vm->lock);
+	free_percpu(vm->cpus);
+	kfree(vm);
+	/* kvm_throttle_exit() waits for what is left of this function. */
+	module_put(THIS_MODULE);
 }
 
-/* Know every vCPU of the VM, and the thread that runs it. */
-static int kvm_throttle_update(struct kvm_throttle_vm *vm)
+void kvt_vm_put(struct kvt_vm *vm)
 {
-	int nr = atomic_read(&vm->kvm->online_vcpus);
-	int i, r;
+	if (refcount_dec_and_test(&vm->ref))
+		queue_rcu_work(kvt_wq, &vm->free);
+}
 
-	lockdep_assert_held(&vm->lock);
+/*
+ * Put a reference on the VM.  If all others are gone by now, that destroys it,
+ * which waits for its process on some kernels: not here.
+ */
+static void kvt_put_kvm(struct kvt_vm *vm, struct kvm *kvm)
+{
+	if (refcount_dec_not_one(&kvm->users_count))
+		return;
+	refcount_inc(&vm->ref);
+	vm->last = kvm;
+	queue_work(kvt_put_wq, &vm->put);
+}
 
-	for (i = 0; i < nr; i++) {
-		r = kvm_throttle_track(vm, kvm_get_vcpu(vm->kvm, i));
-		if (r)
-			return r;
-	}
-	WRITE_ONCE(vm->nr_vcpus, nr);
-	return 0;
+static void kvt_put_last(struct work_struct *work)
+{
+	struct kvt_vm *vm = container_of(work, typeof(*vm), put);
+
+	kvm_put_kvm(vm->last);
+	kvt_vm_put(vm);
 }
 
 /* Tell the log, once, that the VM's throttle has started or ended. */
-static void kvm_throttle_log(struct kvm_throttle_vm *vm, u32 percent_x100)
+static void kvt_log(struct kvt_vm *vm, u32 percent_x100)
 {
+	u32 user = hash_32(__kuid_val(vm->uid), KVT_LOG_BITS);
 	bool throttled = percent_x100;
 
 	lockdep_assert_held(&vm->lock);
 
-	if (throttled == vm->throttled)
+	if (throttled == vm->logged)
 		return;
-	vm->throttled = throttled;
+	vm->logged = throttled;
+	if (!___ratelimit(&kvt_log_limits[user], KBUILD_MODNAME))
+		return;
 	if (throttled)
-		pr_info_ratelimited("VM of process %d throttled to %u.%02u %% by process %d (%*pE)\n",
-				    vm->kvm->userspace_pid, percent_x100 / 100,
-				    percent_x100 % 100, vm->owner,
-				    (int)strlen(vm->comm), vm->comm);
+		pr_info("VM of process %d throttled to %u.%02u %% by process %d (%*pE)\n",
+			vm->pid, percent_x100 / 100, percent_x100 % 100,
+			vm->owner, (int)strlen(vm->comm), vm->comm);
 	else
-		pr_info_ratelimited("VM of process %d no longer throttled by process %d (%*pE)\n",
-				    vm->kvm->userspace_pid, vm->owner,
-				    (int)strlen(vm->comm), vm->comm);
+		pr_info("VM of process %d no longer throttled by process %d (%*pE)\n",
+			vm->pid, vm->owner, (int)strlen(vm->comm), vm->comm);
 }
 
-/*
- * Let the VM go, at the end of its life or ours.  Releases vm->lock, below which
- * nothing of what it takes to destroy a VM shall nest.
- */
-static void kvm_throttle_detach(struct kvm_throttle_vm *vm, bool dead)
-	__releases(&vm->lock)
+/* Take vm->lock, and a reference on the VM if it is alive. */
+static int kvt_vm_lock(struct kvt_vm *vm)
 {
-	struct kvm_throttle_vcpu *v;
-	struct kvm *kvm = vm->kvm;
-	unsigned long i;
-
-	lockdep_assert_held(&vm->lock);
-
-	if (!kvm) {
-		mutex_unlock(&vm->lock);
-		return;
-	}
-	trace_kvm_throttle_detach(vm, dead);
-	kvm_throttle_log(vm, 0);
-
-	mutex_lock(&kvm_throttle_list_lock);
-	WRITE_ONCE(vm->kvm, NULL);
-	list_del(&vm->node);
-	mutex_unlock(&kvm_throttle_list_lock);
-
-	xa_for_each(&vm->vcpus, i, v)
-		kvm_throttle_drop(v);
-	xa_destroy(&vm->vcpus);
-	mutex_unlock(&vm->lock);
-
-	kvm_put_kvm(kvm);
-	wake_up_interruptible_poll(&vm->death, EPOLLHUP);
-}
-
-/*
- * The VM is dead once its process has no memory any more, in which case no vCPU
- * can run again, or once this module has the last reference.
- */
-static bool kvm_throttle_is_dead(struct kvm *kvm)
-{
-	return !atomic_read(&kvm->mm->mm_users) ||
-	       refcount_read(&kvm->users_count) == 1;
-}
-
-/* Take vm->lock if the VM is alive, and get to know its vCPUs. */
-static int kvm_throttle_lock(struct kvm_throttle_vm *vm)
-{
-	int r;
+	struct kvm *kvm;
 
 	mutex_lock(&vm->lock);
-	if (!vm->kvm || kvm_throttle_is_dead(vm->kvm)) {
-		kvm_throttle_detach(vm, true);
-		return -ESRCH;
-	}
-	r = kvm_throttle_update(vm);
-	if (r)
-		mutex_unlock(&vm->lock);
-	return r;
+	kvm = vm->kvm;
+	if (kvm && atomic_read(&kvm->mm->mm_users) && kvm_get_kvm_safe(kvm))
+		return 0;
+	mutex_unlock(&vm->lock);
+	return -ESRCH;
 }
 
-static void kvm_throttle_scan(struct work_struct *work)
+static void kvt_vm_unlock(struct kvt_vm *vm)
 {
-	struct kvm_throttle_vm *vm = container_of(work, typeof(*vm), scan.work);
-	int r;
-
-	r = kvm_throttle_lock(vm);
-	if (r == -ESRCH)
-		return;
-	if (!r)
-		mutex_unlock(&vm->lock);
-	queue_delayed_work(kvm_throttle_wq, &vm->scan,
-			   msecs_to_jiffies(KVM_THROTTLE_SCAN_MS));
+	kvt_put_kvm(vm, vm->kvm);
+	mutex_unlock(&vm->lock);
 }
 
-static bool kvm_throttle_same(const struct kvm_throttle_setting *a,
-			      const struct kvm_throttle_setting *b)
+/* Know every vCPU that the VM has.  Return: how many those are, or an error. */
+static int kvt_track_all(struct kvt_vm *vm)
+{
+	int nr = atomic_read(&vm->kvm->online_vcpus);
+	struct kvt_vcpu *v;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		v = kvt_vcpu_track(vm, kvm_get_vcpu(vm->kvm, i));
+		if (IS_ERR(v))
+			return PTR_ERR(v);
+	}
+	return nr;
+}
+
+static void kvt_nothing(void *unused)
+{
+}
+
+/* Have all vCPUs that are in the guest leave it, to see what has changed. */
+static void kvt_kick_all(struct kvt_vm *vm)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+	int cpu;
+
+	/* Who enters after this has been read sees the change. */
+	smp_mb();
+	kvm_for_each_vcpu(i, vcpu, vm->kvm) {
+		cpu = READ_ONCE(vcpu->cpu);
+		if (cpu >= 0 && READ_ONCE(vcpu->mode) != OUTSIDE_GUEST_MODE)
+			smp_call_function_single(cpu, kvt_nothing, NULL, false);
+	}
+}
+
+static bool kvt_same(const struct kvt_setting *a, const struct kvt_setting *b)
 {
 	return a->percent_x100 == b->percent_x100 &&
 	       a->period_ns == b->period_ns && a->own == b->own;
 }
 
-static int kvm_throttle_set_vcpu(struct kvm_throttle_vm *vm, u32 vcpu_id,
-				 struct kvm_throttle_setting *setting)
+static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
+			struct kvt_setting *setting)
 {
-	struct kvm_throttle_vcpu *v;
+	struct kvt_vcpu *v;
 	unsigned long i;
+	int r;
 
+	lockdep_assert_held(&vm->lock);
+
+	r = kvt_track_all(vm);
+	if (r < 0)
+		return r;
 	xa_for_each(&vm->vcpus, i, v) {
-		if (v->vcpu->vcpu_id != vcpu_id)
+		if (v->id != vcpu_id)
 			continue;
-		if (!kvm_throttle_same(&v->setting, setting)) {
+		if (!kvt_same(&v->setting, setting)) {
 			setting->serial = ++vm->serial;
 			trace_kvm_throttle_set(vm, vcpu_id, setting);
-			kvm_throttle_apply(v, setting);
+			kvt_vcpu_apply(v, setting);
 		}
 		return 0;
 	}
 	return -ENOENT;
 }
 
-static void kvm_throttle_set_all(struct kvm_throttle_vm *vm,
-				 struct kvm_throttle_setting *setting)
+/* vCPUs that aren't known yet are told when they are. */
+static void kvt_set_all(struct kvt_vm *vm, struct kvt_setting *setting)
 {
-	struct kvm_throttle_vcpu *v;
+	bool same = kvt_same(&vm->setting, setting);
+	struct kvt_vcpu *v;
 	unsigned long i;
 
-	if (!kvm_throttle_same(&vm->setting, setting)) {
-		setting->serial = ++vm->serial;
-		trace_kvm_throttle_set(vm, -1, setting);
-		vm->setting = *setting;
-	}
-	xa_for_each(&vm->vcpus, i, v) {
-		if (v->setting.serial != vm->setting.serial)
-			kvm_throttle_apply(v, &vm->setting);
-	}
+	lockdep_assert_held(&vm->lock);
+
+	xa_for_each(&vm->vcpus, i, v)
+		same &= v->setting.serial == vm->setting.serial;
+	if (same)
+		return;
+	setting->serial = ++vm->serial;
+	trace_kvm_throttle_set(vm, -1, setting);
+	raw_spin_lock_irq(&vm->setting_lock);
+	vm->setting = *setting;
+	raw_spin_unlock_irq(&vm->setting_lock);
+	xa_for_each(&vm->vcpus, i, v)
+		kvt_vcpu_apply(v, setting);
 }
 
 /* The highest percentage that is in force for the VM or one of its vCPUs. */
-static u32 kvm_throttle_most(struct kvm_throttle_vm *vm)
+static u32 kvt_most(struct kvt_vm *vm)
 {
 	u32 most = vm->setting.percent_x100;
-	struct kvm_throttle_vcpu *v;
+	struct kvt_vcpu *v;
 	unsigned long i;
 
 	xa_for_each(&vm->vcpus, i, v)
@@ -286,10 +320,115 @@ static u32 kvm_throttle_most(struct kvm_throttle_vm *vm)
 	return most;
 }
 
-static int kvm_throttle_ioctl_set(struct kvm_throttle_vm *vm,
-				  const struct kvm_throttle __user *arg)
+/*
+ * Nothing of the VM's is used after this.  Its process may have called us, or may
+ * wait for us.
+ */
+static void kvt_let_go(struct kvt_vm *vm, bool dead)
 {
-	struct kvm_throttle_setting setting;
+	struct kvt_setting full_speed = {};
+
+	lockdep_assert_held(&vm->lock);
+
+	trace_kvm_throttle_detach(vm, dead);
+	kvt_log(vm, 0);
+	kvt_entry_add(vm, false);
+	kvt_set_all(vm, &full_speed);
+}
+
+/* KVM destroys the VM, and with it all of its devices. */
+static void kvt_vm_destroyed(struct kvm_device *dev)
+{
+	struct kvt_vm *vm = container_of(dev, typeof(*vm), dev);
+
+	mutex_lock(&vm->lock);
+	if (!vm->closed)
+		kvt_let_go(vm, true);
+	WRITE_ONCE(vm->kvm, NULL);
+	mutex_unlock(&vm->lock);
+	wake_up_interruptible_poll(&vm->death, EPOLLHUP);
+	kvt_vm_put(vm);
+}
+
+static const struct kvm_device_ops kvt_dev_ops = {
+	.name = KBUILD_MODNAME,
+	.destroy = kvt_vm_destroyed,
+};
+
+/* Have KVM forget a throttle that is closed; its reference is the caller's then. */
+static void kvt_forget(struct kvt_vm *vm)
+{
+	lockdep_assert_held(&vm->lock);
+	lockdep_assert_held(&vm->kvm->lock);
+
+	list_del_rcu(&vm->dev.vm_node);
+	WRITE_ONCE(vm->kvm, NULL);
+}
+
+/* Return: false if that has to be tried again. */
+static bool kvt_try_to_remove(struct kvt_vm *vm)
+{
+	bool alive, removed = false;
+	struct kvm *kvm;
+
+	mutex_lock(&vm->lock);
+	kvm = vm->kvm;
+	/* If it is being destroyed, that is done there. */
+	alive = kvm && kvm_get_kvm_safe(kvm);
+	if (alive) {
+		removed = mutex_trylock(&kvm->lock);
+		if (removed) {
+			kvt_forget(vm);
+			mutex_unlock(&kvm->lock);
+		}
+		kvt_put_kvm(vm, kvm);
+	}
+	mutex_unlock(&vm->lock);
+	if (removed)
+		kvt_vm_put(vm);
+	return removed || !alive;
+}
+
+/* The file's reference is dropped when that is done. */
+static void kvt_remove(struct work_struct *work)
+{
+	struct kvt_vm *vm = container_of(to_delayed_work(work), typeof(*vm),
+					 remove);
+
+	if (kvt_try_to_remove(vm))
+		kvt_vm_put(vm);
+	else
+		queue_delayed_work(kvt_wq, &vm->remove, HZ / 10);
+}
+
+/* Put @setting in force, after kvt_entry_watch() if it is more than 0 %. */
+static int kvt_set(struct kvt_vm *vm, u32 vcpu_id, struct kvt_setting *setting)
+{
+	u64 serial;
+	int r;
+
+	r = kvt_vm_lock(vm);
+	if (r)
+		return r;
+	serial = vm->serial;
+	/* Entries are looked at before there is something to see. */
+	if (setting->percent_x100)
+		kvt_entry_add(vm, true);
+	if (setting->own)
+		r = kvt_set_vcpu(vm, vcpu_id, setting);
+	else
+		kvt_set_all(vm, setting);
+	if (vm->serial != serial && setting->percent_x100)
+		kvt_kick_all(vm);
+	kvt_entry_add(vm, kvt_most(vm));
+	kvt_log(vm, kvt_most(vm));
+	kvt_vm_unlock(vm);
+	return r;
+}
+
+static int kvt_ioctl_set(struct kvt_vm *vm, const struct kvm_throttle __user *arg)
+{
+	struct kvt_setting setting;
 	struct kvm_throttle set;
 	int r;
 
@@ -306,21 +445,18 @@ static int kvm_throttle_ioctl_set(struct kvm_throttle_vm *vm,
 			      set.period_ns > KVM_THROTTLE_PERIOD_MAX_NS))
 		return -EINVAL;
 
-	setting = (struct kvm_throttle_setting) {
+	setting = (struct kvt_setting) {
 		.percent_x100 = set.percent_x100,
 		.period_ns = set.period_ns,
 		.own = set.flags & KVM_THROTTLE_VCPU,
 	};
-	r = kvm_throttle_lock(vm);
+	if (!set.percent_x100)
+		return kvt_set(vm, set.vcpu_id, &setting);
+	r = kvt_entry_watch();
 	if (r)
 		return r;
-	if (setting.own)
-		r = kvm_throttle_set_vcpu(vm, set.vcpu_id, &setting);
-	else
-		kvm_throttle_set_all(vm, &setting);
-	if (!r)
-		kvm_throttle_log(vm, kvm_throttle_most(vm));
-	mutex_unlock(&vm->lock);
+	r = kvt_set(vm, set.vcpu_id, &setting);
+	kvt_entry_unwatch();
 	return r;
 }
 
@@ -328,41 +464,45 @@ static int kvm_throttle_ioctl_set(struct kvm_throttle_vm *vm,
  * Fill in *@get, and up to get->nr_vcpus elements of *@states, which the caller
  * frees.
  */
-static int kvm_throttle_get(struct kvm_throttle_vm *vm,
-			    struct kvm_throttle_state *get,
-			    struct kvm_throttle_vcpu_state **states)
+static int kvt_get(struct kvt_vm *vm, struct kvm_throttle_state *get,
+		   struct kvm_throttle_vcpu_state **states)
 {
-	struct kvm_throttle_vcpu *v;
 	struct kvt_grid grid;
+	struct kvt_vcpu *v;
 	unsigned long i;
-	int r;
+	int nr, r = 0;
 
-	r = kvm_throttle_lock(vm);
+	r = kvt_vm_lock(vm);
 	if (r)
 		return r;
-
-	*states = kvcalloc(min_t(u32, vm->nr_vcpus, get->nr_vcpus),
-			   sizeof(**states), GFP_KERNEL_ACCOUNT);
+	nr = kvt_track_all(vm);
+	if (nr < 0) {
+		r = nr;
+		goto out;
+	}
+	*states = kvcalloc(min_t(u32, nr, get->nr_vcpus), sizeof(**states),
+			   GFP_KERNEL_ACCOUNT);
 	if (!*states) {
 		r = -ENOMEM;
 		goto out;
 	}
+	/* More may have come meanwhile. */
 	xa_for_each(&vm->vcpus, i, v) {
-		if (i < get->nr_vcpus)
-			kvm_throttle_get_vcpu(v, &(*states)[i]);
+		if (i < min_t(u32, nr, get->nr_vcpus))
+			kvt_vcpu_get(v, vm, &(*states)[i]);
 	}
 
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
 	get->percent_x100 = vm->setting.percent_x100;
 	get->period_ns = grid.period_ns;
-	get->nr_vcpus = vm->nr_vcpus;
+	get->nr_vcpus = nr;
 out:
-	mutex_unlock(&vm->lock);
+	kvt_vm_unlock(vm);
 	return r;
 }
 
-static int kvm_throttle_ioctl_get(struct kvm_throttle_vm *vm,
-				  struct kvm_throttle_state __user *arg)
+static int kvt_ioctl_get(struct kvt_vm *vm,
+			 struct kvm_throttle_state __user *arg)
 {
 	struct kvm_throttle_vcpu_state *states;
 	struct kvm_throttle_state get;
@@ -382,7 +522,7 @@ static int kvm_throttle_ioctl_get(struct kvm_throttle_vm *vm,
 		return -EINVAL;
 
 	room = get.nr_vcpus;
-	r = kvm_throttle_get(vm, &get, &states);
+	r = kvt_get(vm, &get, &states);
 	if (r)
 		return r;
 
@@ -402,84 +542,110 @@ out:
 	return r;
 }
 
-static long kvm_throttle_vm_ioctl(struct file *file, unsigned int cmd,
-				  unsigned long arg)
+static long kvt_vm_ioctl(struct file *file, unsigned int cmd,
+			 unsigned long arg)
 {
-	struct kvm_throttle_vm *vm = file->private_data;
+	struct kvt_vm *vm = file->private_data;
 
 	switch (cmd) {
 	case KVM_SET_THROTTLE:
-		return kvm_throttle_ioctl_set(vm, (void __user *)arg);
+		return kvt_ioctl_set(vm, (void __user *)arg);
 	case KVM_GET_THROTTLE:
-		return kvm_throttle_ioctl_get(vm, (void __user *)arg);
+		return kvt_ioctl_get(vm, (void __user *)arg);
 	default:
 		return -ENOTTY;
 	}
 }
 
-static __poll_t kvm_throttle_vm_poll(struct file *file, poll_table *wait)
+static __poll_t kvt_vm_poll(struct file *file, poll_table *wait)
 {
-	struct kvm_throttle_vm *vm = file->private_data;
+	struct kvt_vm *vm = file->private_data;
 
 	poll_wait(file, &vm->death, wait);
 	return READ_ONCE(vm->kvm) ? 0 : EPOLLHUP;
 }
 
-static void kvm_throttle_free(struct kvm_throttle_vm *vm)
+static void kvt_close_vm(struct kvt_vm *vm)
 {
+	mutex_lock(&vm->lock);
+	if (vm->kvm)
+		kvt_let_go(vm, false);
+	WRITE_ONCE(vm->closed, true);
+	mutex_unlock(&vm->lock);
 	/* Waits for those who read it. */
 	debugfs_remove(vm->debugfs);
-	mutex_lock(&vm->lock);
-	kvm_throttle_detach(vm, false);
-	cancel_delayed_work_sync(&vm->scan);
-	mutex_destroy(&vm->lock);
-	free_percpu(vm->cpus);
-	kfree(vm);
+	kvt_remove(&vm->remove.work);
 }
 
-static int kvm_throttle_vm_release(struct inode *inode, struct file *file)
+static int kvt_vm_release(struct inode *inode, struct file *file)
 {
-	kvm_throttle_free(file->private_data);
+	kvt_close_vm(file->private_data);
 	return 0;
 }
 
-static const struct file_operations kvm_throttle_vm_fops = {
+static const struct file_operations kvt_vm_fops = {
 	.owner = THIS_MODULE,
-	.release = kvm_throttle_vm_release,
-	.poll = kvm_throttle_vm_poll,
-	.unlocked_ioctl = kvm_throttle_vm_ioctl,
+	.release = kvt_vm_release,
+	.poll = kvt_vm_poll,
+	.unlocked_ioctl = kvt_vm_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.llseek = noop_llseek,
 };
 
-/* Make @vm the only one that throttles @kvm. */
-static int kvm_throttle_claim(struct kvm_throttle_vm *vm, struct kvm *kvm)
+/* The throttle of @kvm, if it has one. */
+static struct kvt_vm *kvt_of(struct kvm *kvm)
 {
-	struct kvm_throttle_vm *other;
+	struct kvm_device *dev;
+
+	lockdep_assert_held(&kvm->lock);
+
+	list_for_each_entry(dev, &kvm->devices, vm_node) {
+		if (dev->ops == &kvt_dev_ops)
+			return container_of(dev, struct kvt_vm, dev);
+	}
+	return NULL;
+}
+
+/* Make @vm the only one that throttles @kvm, on which the caller has a reference. */
+static int kvt_claim(struct kvt_vm *vm, struct kvm *kvm)
+{
+	struct kvt_vm *other;
 	int r = 0;
 
-	mutex_lock(&kvm_throttle_list_lock);
-	list_for_each_entry(other, &kvm_throttle_list, node) {
-		if (other->kvm == kvm)
-			r = -EBUSY;
+	/* Its process has ended; another one holds the VM. */
+	if (!atomic_read(&kvm->mm->mm_users))
+		return -ESRCH;
+	/* The VM's process may have it for as long as it likes. */
+	if (mutex_lock_killable(&kvm->lock))
+		return -EINTR;
+	other = kvt_of(kvm);
+	if (other && !READ_ONCE(other->closed)) {
+		r = -EBUSY;
+	} else if (other) {
+		mutex_lock(&other->lock);
+		kvt_forget(other);
+		mutex_unlock(&other->lock);
+		kvt_vm_put(other);
 	}
 	if (!r) {
-		kvm_get_kvm(kvm);
+		refcount_inc(&vm->ref);
 		vm->kvm = kvm;
-		vm->id = ++kvm_throttle_last_id;
-		list_add(&vm->node, &kvm_throttle_list);
+		vm->key = kvm;
+		vm->dev.ops = &kvt_dev_ops;
+		vm->dev.kvm = kvm;
+		list_add_rcu(&vm->dev.vm_node, &kvm->devices);
 	}
-	mutex_unlock(&kvm_throttle_list_lock);
+	mutex_unlock(&kvm->lock);
 	return r;
 }
 
 /* A throttle and its vCPUs, for the administrator who finds a slow VM. */
-static int kvm_throttle_show(struct seq_file *s, void *unused)
+static int kvt_list_show(struct seq_file *s, void *unused)
 {
-	struct kvm_throttle_vm *vm = s->private;
+	struct kvt_vm *vm = s->private;
 	struct kvm_throttle_vcpu_state state;
-	struct kvm_throttle_vcpu *v;
 	struct kvt_grid grid;
+	struct kvt_vcpu *v;
 	unsigned long i;
 
 	mutex_lock(&vm->lock);
@@ -489,13 +655,12 @@ static int kvm_throttle_show(struct seq_file *s, void *unused)
 
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
 	seq_printf(s, "pid %d\nowner %d %*pE\npercent %u.%02u\nperiod_ns %llu\n",
-		   vm->kvm->userspace_pid, vm->owner, (int)strlen(vm->comm),
-		   vm->comm,
+		   vm->pid, vm->owner, (int)strlen(vm->comm), vm->comm,
 		   vm->setting.percent_x100 / 100,
 		   vm->setting.percent_x100 % 100, grid.period_ns);
 	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns stall_max_ns\n");
 	xa_for_each(&vm->vcpus, i, v) {
-		kvm_throttle_get_vcpu(v, &state);
+		kvt_vcpu_get(v, vm, &state);
 		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu %llu\n",
 			   state.vcpu_id, state.tid, state.percent_x100 / 100,
 			   state.percent_x100 % 100, state.period_ns,
@@ -507,47 +672,82 @@ out:
 	mutex_unlock(&vm->lock);
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(kvm_throttle);
+DEFINE_SHOW_ATTRIBUTE(kvt_list);
 
-static struct kvm_throttle_vm *kvm_throttle_create(struct kvm *kvm)
+/* The id of the VM's process.  KVM has that of the thread which made the VM. */
+static pid_t kvt_pid(const struct kvm *kvm)
 {
-	struct kvm_throttle_vm *vm;
-	char name[2 * 11 + 2];
-	int r;
+	pid_t pid = kvm->userspace_pid;
+#ifdef CONFIG_MEMCG
+	struct task_struct *owner;
+
+	rcu_read_lock();
+	owner = rcu_dereference(kvm->mm->owner);
+	if (owner)
+		pid = task_tgid_nr(owner);
+	rcu_read_unlock();
+#endif
+	return pid;
+}
+
+static struct kvt_vm *kvt_alloc_vm(struct kvm *kvm)
+{
+	struct kvt_vm *vm;
+	int cpu;
 
 	vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
 	if (!vm)
-		return ERR_PTR(-ENOMEM);
-	vm->cpus = alloc_percpu_gfp(struct kvt_cpu, GFP_KERNEL_ACCOUNT);
+		return NULL;
+	vm->cpus = alloc_percpu_gfp(struct kvt_record, GFP_KERNEL_ACCOUNT);
 	if (!vm->cpus) {
 		kfree(vm);
-		return ERR_PTR(-ENOMEM);
+		return NULL;
 	}
-
-	mutex_init(&vm->lock);
-	vm->epoch_ns = ktime_get_ns();
+	for_each_possible_cpu(cpu)
+		raw_spin_lock_init(&per_cpu_ptr(vm->cpus, cpu)->lock);
+	refcount_set(&vm->ref, 1);
+	vm->id = atomic_inc_return(&kvt_last_id);
+	vm->pid = kvt_pid(kvm);
 	vm->owner = task_tgid_nr(current);
 	get_task_comm(vm->comm, current);
+	vm->uid = current_uid();
+	vm->epoch_ns = ktime_get_ns();
+	mutex_init(&vm->lock);
+	raw_spin_lock_init(&vm->setting_lock);
 	xa_init(&vm->vcpus);
-	INIT_DELAYED_WORK(&vm->scan, kvm_throttle_scan);
+	INIT_DELAYED_WORK(&vm->remove, kvt_remove);
+	INIT_WORK(&vm->put, kvt_put_last);
+	INIT_RCU_WORK(&vm->free, kvt_vm_free);
 	init_waitqueue_head(&vm->death);
+	/* The caller's file has a reference. */
+	__module_get(THIS_MODULE);
+	return vm;
+}
 
-	r = kvm_throttle_claim(vm, kvm);
-	if (!r) {
-		r = kvm_throttle_lock(vm);
-		if (!r) {
-			trace_kvm_throttle_attach(vm);
-			mutex_unlock(&vm->lock);
-		}
-	}
+/* Attach to @kvm, on which the caller has a reference. */
+static struct kvt_vm *kvt_create(struct kvm *kvm)
+{
+	char name[2 * 11 + 2];
+	struct kvt_vm *vm;
+	int r;
+
+	vm = kvt_alloc_vm(kvm);
+	if (!vm)
+		return ERR_PTR(-ENOMEM);
+	r = kvt_claim(vm, kvm);
 	if (r) {
-		kvm_throttle_free(vm);
+		kvt_vm_put(vm);
 		return ERR_PTR(r);
 	}
-	snprintf(name, sizeof(name), "%d-%u", kvm->userspace_pid, vm->id);
-	vm->debugfs = debugfs_create_file(name, 0444, kvm_throttle_debugfs, vm,
-					  &kvm_throttle_fops);
-	queue_delayed_work(kvm_throttle_wq, &vm->scan, 0);
+	trace_kvm_throttle_attach(vm);
+	r = kvt_track_all(vm);
+	if (r < 0) {
+		kvt_close_vm(vm);
+		return ERR_PTR(r);
+	}
+	snprintf(name, sizeof(name), "%d-%u", vm->pid, vm->id);
+	vm->debugfs = debugfs_create_file(name, 0444, kvt_debugfs, vm,
+					  &kvt_list_fops);
 	return vm;
 }
 
@@ -555,16 +755,16 @@ static struct kvm_throttle_vm *kvm_throttle_create(struct kvm *kvm)
  * KVM exports its own test for this on some kernels only.  User space can't
  * choose the name of an anonymous inode.
  */
-static bool kvm_throttle_file_is_vm(const struct file *file)
+static bool kvt_file_is_vm(const struct file *file)
 {
 	return file_inode(file)->i_sb->s_magic == ANON_INODE_FS_MAGIC &&
 	       !strcmp(file_dentry(file)->d_name.name, "kvm-vm");
 }
 
-static int kvm_throttle_ioctl_attach(const struct kvm_throttle_attach __user *arg)
+static int kvt_ioctl_attach(const struct kvm_throttle_attach __user *arg)
 {
 	struct kvm_throttle_attach attach;
-	struct kvm_throttle_vm *vm;
+	struct kvt_vm *vm;
 	struct file *file;
 	int r;
 
@@ -578,79 +778,99 @@ static int kvm_throttle_ioctl_attach(const struct kvm_throttle_attach __user *ar
 	if (!file)
 		return -EBADF;
 
-	/* struct kvm_throttle_vm gets a reference of its own. */
-	if (kvm_throttle_file_is_vm(file))
-		vm = kvm_throttle_create(file->private_data);
+	if (kvt_file_is_vm(file))
+		vm = kvt_create(file->private_data);
 	else
 		vm = ERR_PTR(-EINVAL);
 	fput(file);
 	if (IS_ERR(vm))
 		return PTR_ERR(vm);
 
-	r = anon_inode_getfd("kvm-throttle", &kvm_throttle_vm_fops, vm,
+	r = anon_inode_getfd("kvm-throttle", &kvt_vm_fops, vm,
 			     O_RDWR | O_CLOEXEC);
 	if (r < 0)
-		kvm_throttle_free(vm);
+		kvt_close_vm(vm);
 	return r;
 }
 
-static long kvm_throttle_dev_ioctl(struct file *file, unsigned int cmd,
-				   unsigned long arg)
+static long kvt_misc_ioctl(struct file *file, unsigned int cmd,
+			   unsigned long arg)
 {
 	switch (cmd) {
 	case KVM_THROTTLE_GET_API_VERSION:
 		return arg ? -EINVAL : KVM_THROTTLE_API_VERSION;
 	case KVM_THROTTLE_ATTACH:
-		return kvm_throttle_ioctl_attach((void __user *)arg);
+		return kvt_ioctl_attach((void __user *)arg);
 	default:
 		return -ENOTTY;
 	}
 }
 
-static const struct file_operations kvm_throttle_dev_fops = {
+static const struct file_operations kvt_misc_fops = {
 	.owner = THIS_MODULE,
-	.unlocked_ioctl = kvm_throttle_dev_ioctl,
+	.unlocked_ioctl = kvt_misc_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.llseek = noop_llseek,
 };
 
-static struct miscdevice kvm_throttle_dev = {
+static struct miscdevice kvt_misc = {
 	.minor = KVM_THROTTLE_MINOR,
 	.name = "kvm_throttle",
-	.fops = &kvm_throttle_dev_fops,
+	.fops = &kvt_misc_fops,
 };
 
 static int __init kvm_throttle_init(void)
 {
-	int r;
+	int i, r;
 
-	r = kvm_throttle_vcpu_init();
+	if (hrtimer_resolution > KVT_WINDOW_MIN_NS) {
+		pr_err("timers are not exact enough: boot without highres=off\n");
+		return -EOPNOTSUPP;
+	}
+	r = kvt_vcpu_init();
 	if (r) {
 		pr_err("task_work_add() can't be found in this kernel\n");
 		return r;
 	}
-	kvm_throttle_wq = alloc_workqueue("kvm_throttle", WQ_UNBOUND, 0);
-	if (!kvm_throttle_wq)
+	r = kvt_entry_init();
+	if (r) {
+		pr_err("KVM's tracepoint kvm_entry can't be found in this kernel\n");
+		return r;
+	}
+	for (i = 0; i < ARRAY_SIZE(kvt_log_limits); i++)
+		ratelimit_state_init(&kvt_log_limits[i],
+				     DEFAULT_RATELIMIT_INTERVAL,
+				     DEFAULT_RATELIMIT_BURST);
+	kvt_wq = alloc_workqueue("kvm_throttle", WQ_UNBOUND, 0);
+	if (!kvt_wq)
 		return -ENOMEM;
-	kvm_throttle_debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
-	r = misc_register(&kvm_throttle_dev);
+	kvt_put_wq = alloc_workqueue("kvm_throttle_put", WQ_UNBOUND, 0);
+	if (!kvt_put_wq) {
+		destroy_workqueue(kvt_wq);
+		return -ENOMEM;
+	}
+	kvt_debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
+	r = misc_register(&kvt_misc);
 	if (r) {
 		pr_err("can't register misc device %d: %pe\n",
 		       KVM_THROTTLE_MINOR, ERR_PTR(r));
-		debugfs_remove(kvm_throttle_debugfs);
-		destroy_workqueue(kvm_throttle_wq);
+		debugfs_remove(kvt_debugfs);
+		destroy_workqueue(kvt_put_wq);
+		destroy_workqueue(kvt_wq);
 	}
 	return r;
 }
 
 static void __exit kvm_throttle_exit(void)
 {
-	misc_deregister(&kvm_throttle_dev);
-	debugfs_remove(kvm_throttle_debugfs);
-	destroy_workqueue(kvm_throttle_wq);
+	misc_deregister(&kvt_misc);
+	debugfs_remove(kvt_debugfs);
+	destroy_workqueue(kvt_put_wq);
+	destroy_workqueue(kvt_wq);
+	kvt_entry_exit();
 	/*
-	 * Every thread has left kvm_throttle_put()'s module_put() behind, but
-	 * not yet the last instructions of kvm_throttle_work().
+	 * Every thread has left kvt_put()'s module_put() behind, but not yet the
+	 * last instructions of kvt_work().
 	 */
 	synchronize_rcu_tasks();
 }

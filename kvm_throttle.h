@@ -1,344 +1,428 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * kvm_throttle: the arithmetic of the run and sleep windows.
+ * kvm_throttle: what kvm_throttle.c (VMs and their fds), entry.c (KVM's entries
+ * into the guest) and vcpu.c (a vCPU's windows) share.  States, ownership and
+ * locking are told at the top of kvm_throttle.c.
  *
- * Pure code: it reads no clock, takes no lock and knows no vCPU, so that
- * selftests/window_test.c can compile it as it is and try its corners without
- * a VM.  How the module uses it is told at the top of kvm_throttle.c.
- *
- * The loop is closed: the long-run share is exact while windows start and end
- * late by less than a period, and by less than what kvt_repay_most() and
- * kvt_debt_most() allow.
- *
- * All times are nanoseconds on the VM's grid, that is, since its epoch: a grid
- * that starts at 0 can't wrap.
+ * Names inside the module begin with kvt_; kvm_throttle_ is what others see: the
+ * interface, the tracepoints, the device.
  */
 #ifndef _KVM_THROTTLE_H
 #define _KVM_THROTTLE_H
 
-#ifdef __KERNEL__
-#include <linux/math64.h>
-#include <linux/minmax.h>
-#include <linux/time64.h>
-#include <linux/types.h>
+#include <linux/hrtimer.h>
+#include <linux/kvm_host.h>
+#include <linux/mutex.h>
+#include <linux/refcount.h>
+#include <linux/sched.h>
+#include <linux/spinlock.h>
+#include <linux/timekeeping.h>
+#include <linux/uidgid.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include "window.h"
+
+/**
+ * struct kvt_setting - what the user asked for
+ * @percent_x100: share to sleep, in hundredths of a percent
+ * @own: the setting is that of one vCPU, not the VM's
+ * @period_ns: period, or 0 for the default
+ * @serial: differs from that of any other setting of the VM, and grows
+ */
+struct kvt_setting {
+	u32 percent_x100;
+	bool own;
+	u64 period_ns;
+	u64 serial;
+};
+
+/**
+ * struct kvt_record - how far a CPU has given a VM its windows, with a lock
+ * @lock: raw, innermost; a vCPU may look at the record of the CPU that it left
+ * @cpu: what is said there
+ */
+struct kvt_record {
+	raw_spinlock_t lock;	/* see above */
+	struct kvt_cpu cpu;
+};
+
+/* How many vCPUs of a VM can be admitted at the same time for sure. */
+#define KVT_ADMITS	16
+
+/**
+ * struct kvt_admit - a vCPU that isn't known yet, in task work of its thread
+ * @work: kvt_admit()
+ * @vm: the VM's throttle, with a reference while @queued
+ * @queued: @work is in a thread's list
+ */
+struct kvt_admit {
+	struct callback_head work;
+	struct kvt_vm *vm;
+	bool queued;
+};
+
+/**
+ * struct kvt_vm - a throttle fd, and the VM that it throttles
+ * @ref: one for the file, one while @dev is in the VM's list, one for each of
+ *	@admits that is queued or at work
+ *
+ * @id: differs from that of any other throttle fd; constant, as all of this part
+ * @pid: the VM's process
+ * @owner: the process that attached to the VM, for the administrator
+ * @comm: its name then, which may hold any bytes
+ * @uid: its user then
+ * @epoch_ns: when the grid began
+ *
+ * @lock: protects this part; taken by those who have the throttle fd, and at the
+ *	VM's end, but by no vCPU's thread
+ * @kvm: the VM, without a reference; NULL after its end, or once @dev is gone.
+ *	While @lock is held it isn't freed, but it may be dying
+ * @dev: tells of the VM's end; in kvm->devices, which kvm->lock protects
+ * @closed: the throttle fd is closed; read without @lock too
+ * @serial: of the newest setting, the VM's or a vCPU's
+ * @logged: the log says that the VM is throttled
+ * @watched: @node is in entry.c's hash
+ * @remove: kvt_remove(), while another holds kvm->lock
+ * @put: puts the last reference on @last
+ * @last: the VM, if all others have put theirs
+ * @free: frees this when no entry looks at it any more
+ * @death: where poll() waits for @kvm to become NULL
+ * @debugfs: lists @vcpus
+ *
+ * @node: by @kvm
+ * @key: @kvm for entry.c, which never follows it; constant
+ * @setting_lock: protects @setting
+ * @setting: for every vCPU that has none of its own
+ * @vcpus: struct kvt_vcpu by vcpu_idx, which stay until this is freed
+ * @cpus: how far each CPU has given the VM its windows
+ * @admits: by vcpu_idx, for vCPUs that aren't in @vcpus yet
+ */
+struct kvt_vm {
+	refcount_t ref;
+
+	u32 id;
+	pid_t pid;
+	pid_t owner;
+	char comm[TASK_COMM_LEN];
+	kuid_t uid;
+	u64 epoch_ns;
+
+	struct mutex lock;	/* see above */
+	struct kvm *kvm;
+	struct kvm_device dev;
+	bool closed;
+	u64 serial;
+	bool logged;
+	bool watched;
+	struct delayed_work remove;
+	struct work_struct put;
+	struct kvm *last;
+	struct rcu_work free;
+	wait_queue_head_t death;
+	struct dentry *debugfs;
+
+	struct hlist_node node;
+	const struct kvm *key;
+	raw_spinlock_t setting_lock;	/* see above */
+	struct kvt_setting setting;
+	struct xarray vcpus;
+	struct kvt_record __percpu *cpus;
+	struct kvt_admit admits[KVT_ADMITS];
+};
+
+/**
+ * enum kvt_state - what a vCPU may do
+ * @KVT_FREE: enter the guest; nothing is done about it
+ * @KVT_OPEN: enter the guest on kvt_vcpu::cpu, where the timer ends that
+ * @KVT_CLOSED: not enter; whether its window is open again is looked at when it
+ *	tries to
+ * @KVT_ASLEEP: it sleeps in kvt_work()
+ * @KVT_WOKEN: enter, as soon as it gets there
+ */
+enum kvt_state {
+	KVT_FREE,
+	KVT_OPEN,
+	KVT_CLOSED,
+	KVT_ASLEEP,
+	KVT_WOKEN,
+};
+
+struct kvt_vcpu;
+
+/**
+ * struct kvt_turn - task work of a thread that runs a vCPU
+ * @work: kvt_work()
+ * @v: the vCPU
+ * @task: in whose list @work is; NULL if in nobody's
+ */
+struct kvt_turn {
+	struct callback_head work;
+	struct kvt_vcpu *v;
+	struct task_struct *task;
+};
+
+/**
+ * struct kvt_vcpu - a vCPU
+ * @ref: one for kvt_vm::vcpus, one for each of @turns that is queued or at work
+ * @vm: the VM's throttle; valid under @lock if @state isn't KVT_FREE
+ * @vcpu: the vCPU, a key that isn't followed outside KVM_RUN; constant
+ * @id: its id for user space; constant
+ *
+ * @lock: raw; protects all that follows but @turns
+ * @state: what it may do; entry.c reads it, @task and @cpu without @lock
+ * @cpu: where it was let into the guest last, -1 if it wasn't
+ * @task: the thread that runs it, with a reference; NULL until it is known
+ * @turns: one for @task, one for a thread before that hasn't finished its own
+ *
+ * @setting: what is in force
+ * @window: its windows
+ * @window.grid: they follow from @setting
+ * @window.clock: where in them it is
+ * @window.own: in place of kvt_vm::cpus for a vCPU with a setting of its own
+ * @window.home: the CPU whose record @window.clock.window is in, or -1
+ * @window.cost_ns: what it took to open the last one, not yet in a record
+ * @window.closing: the timer that ends it
+ *
+ * @sleep: its sleep between two of them
+ * @sleep.opening: the timer that ends it
+ * @sleep.mode: what that was set up for
+ * @sleep.from_ns: since when, while KVT_ASLEEP; up to then, it is in @stats
+ * @sleep.woken_ns: when @sleep.opening ended it, if KVT_WOKEN
+ * @sleep.left_ns: when kvt_work() let it go on to the guest, if KVT_WOKEN
+ * @sleep.waited_ns: how long another task had the CPU between those two
+ * @sleep.idle: the CPU had nothing to do at @sleep.woken_ns
+ * @sleep.put_off: @sleep.opening has been put off once
+ * @sleep.after_window: the window that it last ran in
+ *
+ * @busy: what its thread does after a window's end
+ * @busy.from_ns: since when the thread's running is charged; 0 if it isn't
+ * @busy.off_ns: kvt_off_cpu_ns() then
+ * @busy.run_ns: how long the thread had run then
+ * @busy.on_cpu: where
+ * @busy.in_guest: the window's end was told by an interrupt that was handled as
+ *	in guest mode
+ * @busy.irq_exits: kvt_irq_exits() then
+ * @busy.fired_ns: when the window's end was told to a vCPU that ran or was ready
+ *	to; 0 if it was neither
+ * @busy.kicked: a signal has ended the sleep.  What the thread does until the
+ *	next window is nothing that the guest has asked for, and no debt
+ *
+ * @stats: for KVM_GET_THROTTLE
+ * @held_from_ns: since when it has been ready and held, which isn't yet in
+ *	@stats, while KVT_CLOSED; 0 if it isn't
+ * @since_ns: up to when stats.elapsed_ns counts
+ * @stall_from_ns: what stats.throttled_ns was when it last might run
+ *
+ * Times are on the VM's grid.
+ */
+struct kvt_vcpu {
+	refcount_t ref;
+	struct kvt_vm *vm;
+	struct kvm_vcpu *vcpu;
+	u32 id;
+
+	raw_spinlock_t lock;	/* see above */
+	enum kvt_state state;
+	int cpu;
+	struct task_struct *task;
+	struct kvt_turn turns[2];
+
+	struct kvt_setting setting;
+	struct {
+		struct kvt_grid grid;
+		struct kvt_clock clock;
+		struct kvt_cpu own;
+		int home;
+		u64 cost_ns;
+		struct hrtimer closing;
+	} window;
+
+	struct {
+		struct hrtimer opening;
+		enum hrtimer_mode mode;
+		u64 from_ns;
+		u64 woken_ns;
+		u64 left_ns;
+		u64 waited_ns;
+		bool idle;
+		bool put_off;
+		u64 after_window;
+	} sleep;
+
+	struct {
+		u64 from_ns;
+		u64 off_ns;
+		u64 run_ns;
+		int on_cpu;
+		bool in_guest;
+		u64 irq_exits;
+		u64 fired_ns;
+		bool kicked;
+	} busy;
+
+	struct {
+		u64 elapsed_ns;
+		u64 throttled_ns;
+		u64 windows;
+		u64 interrupted;
+		u64 retries;
+		u64 late_max_ns;
+		u64 stall_max_ns;
+	} stats;
+	u64 held_from_ns;
+	u64 since_ns;
+	u64 stall_from_ns;
+};
+
+/* The time on the VM's grid. */
+static inline u64 kvt_now(const struct kvt_vm *vm)
+{
+	return ktime_get_ns() - vm->epoch_ns;
+}
+
+/**
+ * kvt_loaded_vcpu() - the vCPU that this thread has loaded
+ *
+ * In a task's context, and in an interrupt for the task that it interrupted.  KVM
+ * is the only user of preempt notifiers.
+ *
+ * Return: the vCPU, which is there for as long as it is loaded; NULL if there is
+ * none.  In task work, one that is loaded is one in KVM_RUN.
+ */
+static inline struct kvm_vcpu *kvt_loaded_vcpu(void)
+{
+	struct hlist_node *first = READ_ONCE(current->preempt_notifiers.first);
+
+	return hlist_entry_safe(first, struct kvm_vcpu, preempt_notifier.link);
+}
+
+/* --- kvm_throttle.c --- */
+
+/**
+ * kvt_vm_put() - let go of a throttle
+ * @vm: the throttle
+ *
+ * Any context in which work may be queued.
+ */
+void kvt_vm_put(struct kvt_vm *vm);
+
+/* --- entry.c --- */
+
+#ifdef CONFIG_X86
+/* Exported by KVM. */
+extern struct tracepoint __tracepoint_kvm_entry;
 #endif
 
-#include <linux/kvm_throttle.h>
-
-/*
- * A shorter window is mostly spent on getting into and out of the guest.  Where
- * this sets the period, it keeps that from being a multiple of the clock's tick.
- */
-#define KVT_WINDOW_MIN_NS	(97 * NSEC_PER_USEC)
-
-/*
- * How many windows' worth of lateness is remembered, to be repaid; of debts,
- * twice as many...
- */
-#define KVT_REPAY_WINDOWS	16
-
-/* ...unless the repayment would take longer than this; for debts, twice that. */
-#define KVT_REPAY_NS		(200 * NSEC_PER_MSEC)
-
-/* No window has this number: it would start after 584 years. */
-#define KVT_NO_WINDOW		U64_MAX
-
 /**
- * struct kvt_grid - run and sleep windows of a VM or of one vCPU
- * @period_ns: length of a run window and a sleep window together, 0 if the
- *	guest runs all the time
- * @run_ns: length of the run window, which comes first
- */
-struct kvt_grid {
-	u64 period_ns;
-	u64 run_ns;
-};
-
-/**
- * struct kvt_cpu - how far a CPU has given a VM its run windows
- * @grid: serial number of the grid that the rest speaks of
- * @window: last window in which a vCPU of the VM entered the guest on this CPU
- * @open_ns: when the first one did, or would have if it had not had to wait
- * @close_ns: end of that window on this CPU
+ * kvt_entry_init() - find what is needed to see entries into the guest
  *
- * This is what lateness is judged by: while one vCPU waits for a sibling that
- * has the CPU, the VM runs, and nothing is lost.
+ * Return: 0, or an error if this kernel lacks it.
  */
-struct kvt_cpu {
-	u64 grid;
-	u64 window;
-	u64 open_ns;
-	u64 close_ns;
-};
+int kvt_entry_init(void);
 
 /**
- * struct kvt_clock - a vCPU's place on its grid
- * @window: window that @close_ns belongs to, KVT_NO_WINDOW before the first
- * @open_ns: the vCPU stays out of the guest until then
- * @close_ns: end of the run window; past the end of the period if the vCPU is
- *	owed more than is left of that
- * @debt_ns: run time that the vCPU has had too much
- */
-struct kvt_clock {
-	u64 window;
-	u64 open_ns;
-	u64 close_ns;
-	u64 debt_ns;
-};
-
-/**
- * struct kvt_late - what came between a window's opening and the guest
- * @slept: the vCPU slept until the window opened; otherwise it comes in its own
- *	time, and the window has not waited for it
- * @waited_ns: how long another VM or task had the CPU meanwhile, which is lost
- *	without a throttle too
- * @entry_ns: how much longer than without a throttle it still takes to enter
- *	the guest
- * @first: result: the vCPU is the first to enter the guest on its CPU
- * @held_ns: result: for how long no window was open since the vCPU was to be
- *	woken, for the VM on its CPU
- */
-struct kvt_late {
-	bool slept;
-	u64 waited_ns;
-	u64 entry_ns;
-	bool first;
-	u64 held_ns;
-};
-
-/**
- * kvt_grid_init() - the windows for a percentage
- * @g: result
- * @percent_x100: share to sleep, in hundredths of a percent, 0 to
- *	KVM_THROTTLE_PERCENT_MAX
- * @period_ns: wanted period, KVM_THROTTLE_PERIOD_MIN_NS to
- *	KVM_THROTTLE_PERIOD_MAX_NS, or 0 for the default
+ * kvt_entry_exit() - after the last kvt_entry_unwatch(): see them no more
  *
- * The period grows where one of its windows would be shorter than
- * KVT_WINDOW_MIN_NS; it never passes KVM_THROTTLE_PERIOD_MAX_NS.
+ * Waits for those who see one now.
  */
-static inline void kvt_grid_init(struct kvt_grid *g, u32 percent_x100,
-				 u64 period_ns)
-{
-	u32 all = KVM_THROTTLE_PERCENT_MAX + 1;
-	u32 shorter = min(percent_x100, all - percent_x100);
-
-	if (!percent_x100) {
-		g->period_ns = 0;
-		g->run_ns = 0;
-		return;
-	}
-
-	if (!period_ns)
-		period_ns = KVM_THROTTLE_PERIOD_DEFAULT_NS;
-	g->period_ns = max(period_ns,
-			   div64_u64((u64)KVT_WINDOW_MIN_NS * all + shorter - 1,
-				     shorter));
-	g->run_ns = div64_u64(g->period_ns * (all - percent_x100), all);
-}
-
-/* The run time of @windows, or of fewer if their periods take more than @ns. */
-static inline u64 kvt_run_time(const struct kvt_grid *g, u64 windows, u64 ns)
-{
-	return g->run_ns * clamp(div64_u64(ns, g->period_ns), (u64)1, windows);
-}
-
-/* The most run time that is owed to a vCPU. */
-static inline u64 kvt_repay_most(const struct kvt_grid *g)
-{
-	return kvt_run_time(g, KVT_REPAY_WINDOWS, KVT_REPAY_NS);
-}
-
-/*
- * The most that is owed by a vCPU.  It is more, as guests can run up debts on
- * purpose, by exits that take long.
- */
-static inline u64 kvt_debt_most(const struct kvt_grid *g)
-{
-	return kvt_run_time(g, 2 * KVT_REPAY_WINDOWS, 2 * KVT_REPAY_NS);
-}
+void kvt_entry_exit(void);
 
 /**
- * kvt_clock_init() - put a vCPU on a new grid
- * @c: the vCPU's clock
- */
-static inline void kvt_clock_init(struct kvt_clock *c)
-{
-	c->window = KVT_NO_WINDOW;
-	c->open_ns = 0;
-	c->close_ns = 0;
-	c->debt_ns = 0;
-}
-
-/* Time in sleep windows before @t, if all of them were on time. */
-static inline u64 kvt_sleep_before(const struct kvt_grid *g, u64 t)
-{
-	u64 n = div64_u64(t, g->period_ns);
-	u64 into = t - n * g->period_ns;
-
-	return n * (g->period_ns - g->run_ns) +
-	       (into > g->run_ns ? into - g->run_ns : 0);
-}
-
-/**
- * kvt_held_ns() - for how long a vCPU that wanted to run found no window open
- * @g: the vCPU's grid
- * @from: when its window closed, be that early or late
- * @to: until when
+ * kvt_entry_watch() - see entries into the guest, before a throttle is in force
  *
- * Return: nanoseconds; 0 if @to is before @from.
+ * May sleep for some milliseconds: under no lock that a VM's threads wait for.
+ *
+ * Return: 0, to be followed by kvt_entry_unwatch(), or -ENOMEM.
  */
-static inline u64 kvt_held_ns(const struct kvt_grid *g, u64 from, u64 to)
-{
-	u64 end = (div64_u64(from, g->period_ns) + 1) * g->period_ns;
-
-	if (to <= from)
-		return 0;
-	if (to <= end)
-		return to - from;
-	return end - from + kvt_sleep_before(g, to) - kvt_sleep_before(g, end);
-}
-
-/* Does the run window end in a later period than the one it began in? */
-static inline bool kvt_runs_on(const struct kvt_grid *g,
-			       const struct kvt_clock *c)
-{
-	return c->window != KVT_NO_WINDOW &&
-	       c->close_ns > (c->window + 1) * g->period_ns;
-}
+int kvt_entry_watch(void);
 
 /**
- * kvt_charge() - a vCPU ran when it should have slept
- * @g: the vCPU's grid
- * @c: the vCPU's clock
- * @from: since when, which is when its window closed or later
- * @to: until when
+ * kvt_entry_unwatch() - the opposite of kvt_entry_watch()
  *
- * Later windows are shorter or fewer for it.  The debt is bounded, so that no
- * vCPU starves.
+ * Doesn't wait: entries are seen for about a second more.
  */
-static inline void kvt_charge(const struct kvt_grid *g, struct kvt_clock *c,
-			      u64 from, u64 to)
-{
-	u64 most = kvt_debt_most(g);
-	u64 ns;
-
-	/* What it was owed took it into the next run window. */
-	if (kvt_runs_on(g, c))
-		return;
-
-	/* If a new window has opened meanwhile, it was entitled to that. */
-	ns = to < c->open_ns ? to - from : kvt_held_ns(g, from, to);
-	c->debt_ns = min(c->debt_ns + min(ns, most), most);
-}
-
-/*
- * For how long the VM had no window open on @cpu, from the start of one at
- * @from to @to.
- */
-static inline u64 kvt_closed_ns(const struct kvt_grid *g,
-				const struct kvt_cpu *cpu, u64 from, u64 to)
-{
-	u64 n = div64_u64(to, g->period_ns);
-	u64 start = n * g->period_ns;
-	u64 open = start, close = start + g->run_ns;
-
-	if (cpu->window == n) {
-		open = cpu->open_ns;
-		close = cpu->close_ns;
-	}
-	return kvt_sleep_before(g, start) - kvt_sleep_before(g, from) +
-	       open - start + (to > close ? to - close : 0);
-}
-
-/* The run time that a vCPU which slept finds when it comes late to window @n. */
-static inline u64 kvt_owed(const struct kvt_grid *g, const struct kvt_clock *c,
-			   const struct kvt_cpu *cpu, u64 n)
-{
-	u64 due = div64_u64(c->open_ns, g->period_ns);
-
-	if (cpu->window != KVT_NO_WINDOW && cpu->window >= due)
-		due = cpu->window + 1;
-	return min(g->run_ns * (n - due + 1), kvt_repay_most(g));
-}
-
-/* Settle when the run window @n ends for a vCPU that looks at it first at @t. */
-static inline void kvt_open(const struct kvt_grid *g, struct kvt_clock *c,
-			    struct kvt_cpu *cpu, u64 n, u64 t,
-			    struct kvt_late *late)
-{
-	u64 start = n * g->period_ns;
-	u64 open = start, owed, repay;
-
-	if (cpu->window == n) {
-		c->close_ns = cpu->close_ns;
-	} else if (late->slept) {
-		owed = kvt_owed(g, c, cpu, n);
-		late->held_ns = owed - g->run_ns;
-		open = max(start, t + late->entry_ns - min(late->waited_ns, t));
-		/* However long it had to wait, it gets to run. */
-		c->close_ns = max(open + owed, t + g->run_ns / 2);
-	} else if (kvt_runs_on(g, c)) {
-		/* It was owed the time until now, so this window is still due. */
-		c->close_ns = min(c->close_ns + (n - c->window) * g->run_ns,
-				  t + kvt_repay_most(g));
-		c->window = n;
-		if (t > c->close_ns)
-			kvt_charge(g, c, c->close_ns, t);
-	} else {
-		c->close_ns = start + g->run_ns;
-	}
-	c->window = n;
-	if (t >= c->close_ns)
-		return;
-
-	if (cpu->window != n) {
-		cpu->window = n;
-		cpu->open_ns = open;
-		cpu->close_ns = c->close_ns;
-		late->first = late->slept;
-	}
-
-	/* Repay at most half a window, so that none is too short to use. */
-	repay = min(c->debt_ns, g->run_ns / 2);
-	c->close_ns -= repay;
-	c->debt_ns -= repay;
-}
+void kvt_entry_unwatch(void);
 
 /**
- * kvt_may_run() - may a vCPU enter the guest now?
- * @g: the vCPU's grid
- * @c: the vCPU's clock
- * @cpu: how far the CPU that it is on has given the VM its windows
- * @t: now
- * @late: what came between, if it comes from a sleep
+ * kvt_entry_add() - look at the entries of a VM's vCPUs, or no longer
+ * @vm: the VM's throttle; its lock is held
+ * @add: whether to
  *
- * Return: true if it may, until @c->close_ns; false if it has to sleep until
- * @c->open_ns.
+ * Entries that are on their way may be looked at until an RCU grace period later.
  */
-static inline bool kvt_may_run(const struct kvt_grid *g, struct kvt_clock *c,
-			       struct kvt_cpu *cpu, u64 t,
-			       struct kvt_late *late)
-{
-	u64 n = div64_u64(t, g->period_ns);
-	u64 skip;
+void kvt_entry_add(struct kvt_vm *vm, bool add);
 
-	late->first = false;
-	late->held_ns = 0;
-	if (t < c->open_ns)
-		return false;
-	if (c->window != n)
-		kvt_open(g, c, cpu, n, t, late);
-	if (late->slept)
-		late->held_ns += kvt_closed_ns(g, cpu, c->open_ns, t);
-	if (t < c->close_ns)
-		return true;
+/**
+ * kvt_entry_refuse() - keep the vCPU that is about to enter out of the guest
+ *
+ * From the tracepoint's probe.  Leaves an interrupt pending on this CPU, so that
+ * the guest is left before its first instruction.
+ */
+void kvt_entry_refuse(void);
 
-	/* A debt of whole windows is slept off in one piece. */
-	skip = div64_u64(c->debt_ns, g->run_ns);
-	c->debt_ns -= skip * g->run_ns;
-	c->open_ns = (n + 1 + skip) * g->period_ns;
-	return false;
-}
+/* --- vcpu.c --- */
+
+/**
+ * kvt_vcpu_init() - when the module is loaded
+ *
+ * Return: 0, or an error if this kernel lacks what is needed.
+ */
+int kvt_vcpu_init(void);
+
+/**
+ * kvt_vcpu_track() - know a vCPU
+ * @vm: the VM's throttle, with a reference
+ * @vcpu: the vCPU, which must not go away meanwhile; new, or known already
+ *
+ * May sleep; allocates for the caller's cgroup.
+ *
+ * Return: the vCPU, to be used while @vm is; or ERR_PTR(-ENOMEM).
+ */
+struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu);
+
+/**
+ * kvt_vcpu_admit() - have the vCPU that is about to enter tracked by its thread
+ * @vm: the VM's throttle
+ * @vcpu: the vCPU
+ *
+ * From the tracepoint's probe, for a vCPU that isn't known.  It is kept out.
+ */
+void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu);
+
+/**
+ * kvt_vcpu_enter() - a vCPU is about to enter the guest: may it?
+ * @v: the vCPU
+ *
+ * From the tracepoint's probe, unless it is KVT_FREE or KVT_OPEN for sure.
+ */
+void kvt_vcpu_enter(struct kvt_vcpu *v);
+
+/**
+ * kvt_vcpu_apply() - put a setting in force
+ * @v: the vCPU, with a reference on its VM's throttle
+ * @setting: the setting; nothing happens if it is older than that in force
+ *
+ * A vCPU that is in the guest stays there until it is kicked out.
+ */
+void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting);
+
+/**
+ * kvt_vcpu_free() - let go of a vCPU
+ * @v: the vCPU, KVT_FREE, which no entry looks at any more
+ *
+ * Waits for its timers' handlers, not for task work.
+ */
+void kvt_vcpu_free(struct kvt_vcpu *v);
+
+/**
+ * kvt_vcpu_get() - what is in force for a vCPU, and what happened
+ * @v: the vCPU
+ * @vm: its VM's throttle, with a reference
+ * @state: result; ->tid is in the pid namespace of the caller
+ */
+void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,
+		  struct kvm_throttle_vcpu_state *state);
 
 #endif /* _KVM_THROTTLE_H */

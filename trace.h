@@ -13,11 +13,11 @@
 
 #include <linux/tracepoint.h>
 
-#include "vcpu.h"
+#include "kvm_throttle.h"
 
 /* A VM has been attached to, by process @owner. */
 TRACE_EVENT(kvm_throttle_attach,
-	TP_PROTO(const struct kvm_throttle_vm *vm),
+	TP_PROTO(const struct kvt_vm *vm),
 	TP_ARGS(vm),
 
 	TP_STRUCT__entry(
@@ -29,7 +29,7 @@ TRACE_EVENT(kvm_throttle_attach,
 
 	TP_fast_assign(
 		__entry->id = vm->id;
-		__entry->pid = vm->kvm->userspace_pid;
+		__entry->pid = vm->pid;
 		__entry->owner = vm->owner;
 		memcpy(__entry->comm, vm->comm, TASK_COMM_LEN);
 	),
@@ -40,8 +40,8 @@ TRACE_EVENT(kvm_throttle_attach,
 
 /* A setting has changed; @vcpu_id is -1 for the whole VM's. */
 TRACE_EVENT(kvm_throttle_set,
-	TP_PROTO(const struct kvm_throttle_vm *vm, int vcpu_id,
-		 const struct kvm_throttle_setting *setting),
+	TP_PROTO(const struct kvt_vm *vm, int vcpu_id,
+		 const struct kvt_setting *setting),
 	TP_ARGS(vm, vcpu_id, setting),
 
 	TP_STRUCT__entry(
@@ -74,7 +74,7 @@ TRACE_EVENT(kvm_throttle_set,
  * ends at @close_ns.  @slept: it was asleep until then.
  */
 TRACE_EVENT(kvm_throttle_open,
-	TP_PROTO(const struct kvm_throttle_vcpu *v, bool slept),
+	TP_PROTO(const struct kvt_vcpu *v, bool slept),
 	TP_ARGS(v, slept),
 
 	TP_STRUCT__entry(
@@ -88,11 +88,11 @@ TRACE_EVENT(kvm_throttle_open,
 
 	TP_fast_assign(
 		__entry->id = v->vm->id;
-		__entry->vcpu_id = v->vcpu->vcpu_id;
-		__entry->window = v->clock.window;
+		__entry->vcpu_id = v->id;
+		__entry->window = v->window.clock.window;
 		__entry->planned_ns = v->vm->epoch_ns +
-				      v->clock.window * v->grid.period_ns;
-		__entry->close_ns = v->vm->epoch_ns + v->clock.close_ns;
+				      v->window.clock.window * v->window.grid.period_ns;
+		__entry->close_ns = v->vm->epoch_ns + v->window.clock.close_ns;
 		__entry->slept = slept;
 	),
 
@@ -107,7 +107,7 @@ TRACE_EVENT(kvm_throttle_open,
  * @fired_ns, which is 0 if the vCPU was not in the guest.
  */
 TRACE_EVENT(kvm_throttle_close,
-	TP_PROTO(const struct kvm_throttle_vcpu *v, u64 fired_ns),
+	TP_PROTO(const struct kvt_vcpu *v, u64 fired_ns),
 	TP_ARGS(v, fired_ns),
 
 	TP_STRUCT__entry(
@@ -121,11 +121,11 @@ TRACE_EVENT(kvm_throttle_close,
 
 	TP_fast_assign(
 		__entry->id = v->vm->id;
-		__entry->vcpu_id = v->vcpu->vcpu_id;
-		__entry->window = v->clock.window;
-		__entry->planned_ns = v->vm->epoch_ns + v->clock.close_ns;
+		__entry->vcpu_id = v->id;
+		__entry->window = v->window.clock.window;
+		__entry->planned_ns = v->vm->epoch_ns + v->window.clock.close_ns;
 		__entry->fired_ns = fired_ns ? v->vm->epoch_ns + fired_ns : 0;
-		__entry->open_ns = v->vm->epoch_ns + v->clock.open_ns;
+		__entry->open_ns = v->vm->epoch_ns + v->window.clock.open_ns;
 	),
 
 	TP_printk("id=%u vcpu=%u window=%llu planned_ns=%llu fired_ns=%llu open_ns=%llu",
@@ -135,7 +135,7 @@ TRACE_EVENT(kvm_throttle_close,
 
 /* A signal keeps a vCPU from sleeping; its thread leaves KVM_RUN. */
 TRACE_EVENT(kvm_throttle_signal,
-	TP_PROTO(const struct kvm_throttle_vcpu *v),
+	TP_PROTO(const struct kvt_vcpu *v),
 	TP_ARGS(v),
 
 	TP_STRUCT__entry(
@@ -146,8 +146,8 @@ TRACE_EVENT(kvm_throttle_signal,
 
 	TP_fast_assign(
 		__entry->id = v->vm->id;
-		__entry->vcpu_id = v->vcpu->vcpu_id;
-		__entry->window = v->clock.window;
+		__entry->vcpu_id = v->id;
+		__entry->window = v->window.clock.window;
 	),
 
 	TP_printk("id=%u vcpu=%u window=%llu", __entry->id, __entry->vcpu_id,
@@ -155,34 +155,34 @@ TRACE_EVENT(kvm_throttle_signal,
 );
 
 /*
- * In a sleep window, a vCPU's thread is outside KVM_RUN or about to leave it.  It
- * is looked for again after @retry_ns.
+ * A vCPU that may not enter the guest before @open_ns has tried to.  KVM will try
+ * again after kvm_throttle_close and kvm_throttle_open, or a signal.
  */
 TRACE_EVENT(kvm_throttle_retry,
-	TP_PROTO(const struct kvm_throttle_vcpu *v),
+	TP_PROTO(const struct kvt_vcpu *v),
 	TP_ARGS(v),
 
 	TP_STRUCT__entry(
 		__field(u32, id)
 		__field(u32, vcpu_id)
 		__field(u64, window)
-		__field(u64, retry_ns)
+		__field(u64, open_ns)
 	),
 
 	TP_fast_assign(
 		__entry->id = v->vm->id;
-		__entry->vcpu_id = v->vcpu->vcpu_id;
-		__entry->window = v->clock.window;
-		__entry->retry_ns = v->retry_ns;
+		__entry->vcpu_id = v->id;
+		__entry->window = v->window.clock.window;
+		__entry->open_ns = v->vm->epoch_ns + v->window.clock.open_ns;
 	),
 
-	TP_printk("id=%u vcpu=%u window=%llu retry_ns=%llu", __entry->id,
-		  __entry->vcpu_id, __entry->window, __entry->retry_ns)
+	TP_printk("id=%u vcpu=%u window=%llu open_ns=%llu", __entry->id,
+		  __entry->vcpu_id, __entry->window, __entry->open_ns)
 );
 
 /* A VM has been let go: it is @dead, or else its throttle fd was closed. */
 TRACE_EVENT(kvm_throttle_detach,
-	TP_PROTO(const struct kvm_throttle_vm *vm, bool dead),
+	TP_PROTO(const struct kvt_vm *vm, bool dead),
 	TP_ARGS(vm, dead),
 
 	TP_STRUCT__entry(
@@ -193,7 +193,7 @@ TRACE_EVENT(kvm_throttle_detach,
 
 	TP_fast_assign(
 		__entry->id = vm->id;
-		__entry->pid = vm->kvm->userspace_pid;
+		__entry->pid = vm->pid;
 		__entry->dead = dead;
 	),
 

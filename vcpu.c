@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * kvm_throttle: a vCPU's circle through its windows: timer, task work, sleep.
+ * kvm_throttle: a vCPU's circle through its windows: entry, timer, task work,
+ * sleep.
  *
  * The whole is explained at the top of kvm_throttle.c.
  */
@@ -16,39 +17,47 @@
 #include <linux/xarray.h>
 
 #include "compat.h"
+#include "kvm_throttle.h"
 #include "trace.h"
-#include "vcpu.h"
 
 /*
- * How soon to look again for a vCPU whose thread is outside KVM_RUN: what it
- * runs until then it has too much.  Each look takes twice as long as the last.
+ * What takes longer than this isn't the way out of the guest, or into it, but a
+ * timer that is late, or another task.
  */
-#define KVM_THROTTLE_RETRY_MIN_NS	(5 * NSEC_PER_USEC)
-#define KVM_THROTTLE_RETRY_MAX_NS	(80 * NSEC_PER_USEC)
+#define KVT_WAY_NS	(KVT_WINDOW_MIN_NS / 2)
 
 /*
- * After a signal, the thread is not back before it has handled that.  It may be
- * a request to stop, which looks would only delay.
+ * For how long to put a wake-up off on a CPU that is busy.  The windows of all
+ * CPUs open at the same time: until those that are idle have woken their own
+ * vCPUs, the scheduler takes them for free and sends others' there.
  */
-#define KVM_THROTTLE_RETRY_KICKED_NS	(20 * NSEC_PER_USEC)
+#define KVT_PUT_OFF_NS	(20 * NSEC_PER_USEC)
 
-/*
- * A request to the vCPU that KVM has no name for and never takes back: while any
- * is pending, KVM_RUN goes round in its loop and doesn't enter the guest.  The
- * highest there can be, which KVM will be the last to use.
- */
-#define KVM_THROTTLE_REQ_HOLD		63
-
-/* The way out of the guest doesn't take longer than this. */
-#define KVM_THROTTLE_EXIT_MAX_NS	(50 * NSEC_PER_USEC)
-
-int __init kvm_throttle_vcpu_init(void)
+int __init kvt_vcpu_init(void)
 {
 	return kvt_task_work_init();
 }
 
+/*
+ * A hard interrupt for the end of a sleep is for real-time tasks only, as with any
+ * sleep: it wakes all vCPUs of a VM on a CPU at once.
+ */
+static enum hrtimer_mode kvt_opening_mode(void)
+{
+	if (IS_ENABLED(CONFIG_PREEMPT_RT) && current->normal_prio >= MAX_RT_PRIO)
+		return HRTIMER_MODE_ABS_PINNED_SOFT;
+	return HRTIMER_MODE_ABS_PINNED_HARD;
+}
+
+/* In a timer's handler: has this CPU nothing to do that a wake-up has to wait for? */
+static bool kvt_cpu_is_idle(void)
+{
+	return is_idle_task(current) || current->policy == SCHED_IDLE ||
+	       (IS_ENABLED(CONFIG_PREEMPT_RT) && single_task_running());
+}
+
 /* The last reference may be the one that task work held, so any task's. */
-static void kvm_throttle_put(struct kvm_throttle_vcpu *v)
+static void kvt_put(struct kvt_vcpu *v)
 {
 	if (!refcount_dec_and_test(&v->ref))
 		return;
@@ -59,542 +68,725 @@ static void kvm_throttle_put(struct kvm_throttle_vcpu *v)
 	module_put(THIS_MODULE);
 }
 
-/*
- * Have @v not enter the guest, until kvm_throttle_release().  As it goes round
- * meanwhile, that has to come soon: the timer, which is started with this, sees
- * to it, or whoever parts the timer from the vCPU.
- */
-static void kvm_throttle_hold(struct kvm_throttle_vcpu *v)
+/* Have kvt_work() called in @task before it enters the guest. */
+static void kvt_queue(struct kvt_vcpu *v, struct task_struct *task)
 {
-	lockdep_assert_held(&v->lock);
+	struct kvt_turn *turn = &v->turns[0];
 
-	BUILD_BUG_ON(KVM_THROTTLE_REQ_HOLD >=
-		     sizeof_field(struct kvm_vcpu, requests) * BITS_PER_BYTE);
-	set_bit(KVM_THROTTLE_REQ_HOLD, (void *)&v->vcpu->requests);
-}
-
-/* Let @v enter the guest, unless kvm_throttle_work() stops it before. */
-static void kvm_throttle_release(struct kvm_throttle_vcpu *v)
-{
-	lockdep_assert_held(&v->lock);
-
-	/* Work that was queued is seen first. */
-	smp_mb__before_atomic();
-	clear_bit(KVM_THROTTLE_REQ_HOLD, (void *)&v->vcpu->requests);
-}
-
-/* Have kvm_throttle_work() called before @v enters the guest. */
-static void kvm_throttle_queue(struct kvm_throttle_vcpu *v)
-{
-	lockdep_assert_held(&v->lock);
-
-	if (!v->queued) {
-		v->queued = true;
-		refcount_inc(&v->ref);
-		if (kvt_task_work_add(v->task, &v->work)) {
-			/* It is exiting.  kvm_throttle_vm has a reference. */
-			v->queued = false;
-			refcount_dec(&v->ref);
-		}
+	if (READ_ONCE(turn->task) == task || READ_ONCE(v->turns[1].task) == task)
+		return;
+	/* A thread that has left KVM_RUN may still have the other one. */
+	if (cmpxchg(&turn->task, NULL, task)) {
+		turn = &v->turns[1];
+		if (cmpxchg(&turn->task, NULL, task))
+			return;
 	}
-	kvm_throttle_release(v);
-}
-
-/* End the sleep of @v in kvm_throttle_work(); it was held until @until. */
-static void kvm_throttle_wake(struct kvm_throttle_vcpu *v, u64 until)
-{
-	lockdep_assert_held(&v->lock);
-
-	v->sleeping = false;
-	v->stats.throttled_ns += until - v->asleep_ns;
-	wake_up_process(v->task);
-}
-
-/* Start the timer, to expire at @at; what @v runs after @charge is a debt. */
-static void kvm_throttle_start(struct kvm_throttle_vcpu *v, u64 at, u64 charge)
-{
-	lockdep_assert_held(&v->lock);
-
-	v->charge_ns = charge;
-	hrtimer_start(&v->timer, ns_to_ktime(v->vm->epoch_ns + at),
-		      HRTIMER_MODE_ABS_PINNED_HARD);
-}
-
-/*
- * Look again for @v, which is outside KVM_RUN, or about to leave it.  Whatever
- * it does until then, it doesn't enter the guest.
- */
-static void kvm_throttle_retry(struct kvm_throttle_vcpu *v, u64 now)
-{
-	u64 least, at;
-
-	least = v->kicked ? KVM_THROTTLE_RETRY_KICKED_NS :
-			    KVM_THROTTLE_RETRY_MIN_NS;
-	v->retry_ns = clamp(2 * v->retry_ns, least,
-			    (u64)KVM_THROTTLE_RETRY_MAX_NS);
-	trace_kvm_throttle_retry(v);
-	kvm_throttle_hold(v);
-	at = now + v->retry_ns;
-	if (now < v->clock.open_ns)
-		at = min(at, v->clock.open_ns);
-	kvm_throttle_start(v, at, now);
-}
-
-/* Has the interrupt that is being handled come while the guest ran? */
-static bool kvm_throttle_in_guest(const struct kvm_throttle_vcpu *v)
-{
-	return READ_ONCE(v->task->flags) & PF_VCPU;
+	refcount_inc(&v->ref);
+	if (kvt_task_work_add(task, &turn->work)) {
+		/* It is exiting.  kvt_vm::vcpus has a reference. */
+		WRITE_ONCE(turn->task, NULL);
+		refcount_dec(&v->ref);
+	}
 }
 
 /*
  * What this grows by is how long the thread has been without a CPU: the sum of
  * its runtime is brought up to when it last was.
  */
-static u64 kvm_throttle_off_cpu_ns(const struct kvm_throttle_vcpu *v)
+static u64 kvt_off_cpu_ns(const struct kvt_vcpu *v)
 {
 	return READ_ONCE(v->task->se.exec_start) -
 	       READ_ONCE(v->task->se.sum_exec_runtime);
 }
 
-static enum hrtimer_restart kvm_throttle_timer(struct hrtimer *timer)
-{
-	struct kvm_throttle_vcpu *v = container_of(timer, typeof(*v), timer);
-	unsigned long flags;
-	u64 now, due, from;
-
-	raw_spin_lock_irqsave(&v->lock, flags);
-	/* While this waited for the lock, the timer may have been set anew. */
-	if (!v->vm || !v->grid.period_ns || hrtimer_is_queued(timer))
-		goto out;
-
-	now = kvm_throttle_now(v->vm);
-	due = ktime_to_ns(hrtimer_get_expires(timer)) - v->vm->epoch_ns;
-	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
-
-	/* The guest has stopped on time if it took no longer than is usual. */
-	from = v->charge_ns + (v->retry_ns ? 0 : v->exit_ns);
-	v->ran_from_ns = 0;
-	if (!v->sleeping && !v->kicked && kvt_task_on_cpu(v->task)) {
-		if (now > from)
-			kvt_charge(&v->grid, &v->clock, from, now);
-		if (!v->retry_ns || now < v->clock.open_ns) {
-			v->in_guest = !v->retry_ns && kvm_throttle_in_guest(v);
-			v->irq_exits = kvt_irq_exits(v->vcpu);
-			v->ran_from_ns = now;
-			v->ran_off_ns = kvm_throttle_off_cpu_ns(v);
-		}
-	}
-
-	if (v->sleeping) {
-		v->stats.windows++;
-		v->woken_ns = now;
-		v->woken_idle = is_idle_task(current);
-		kvm_throttle_wake(v, v->clock.open_ns);
-	} else if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
-		v->ran_from_ns = 0;
-		kvm_throttle_release(v);
-		kvm_throttle_scan_now(v->vm);
-	} else if (v->retry_ns && !READ_ONCE(v->vcpu->wants_to_run) &&
-		   task_is_running(v->task) && now < v->clock.open_ns) {
-		/* Still busy elsewhere: leave it alone. */
-		v->stats.retries++;
-		kvm_throttle_retry(v, now);
-	} else {
-		v->fired_ns = task_is_running(v->task) && !v->retry_ns ?
-			      max(v->charge_ns, now - v->exit_ns) : 0;
-		kvm_throttle_queue(v);
-	}
-out:
-	raw_spin_unlock_irqrestore(&v->lock, flags);
-	return HRTIMER_NORESTART;
-}
-
 /* For how long the throttle has kept @v out of the guest since it last might run. */
-static u64 kvm_throttle_stall_ns(const struct kvm_throttle_vcpu *v)
+static u64 kvt_stall_ns(const struct kvt_vcpu *v)
 {
 	return v->stats.throttled_ns - v->stall_from_ns;
 }
 
-static void kvm_throttle_end_stall(struct kvm_throttle_vcpu *v)
+static void kvt_end_stall(struct kvt_vcpu *v)
 {
-	v->stats.stall_max_ns = max(v->stats.stall_max_ns,
-				    kvm_throttle_stall_ns(v));
+	v->stats.stall_max_ns = max(v->stats.stall_max_ns, kvt_stall_ns(v));
 	v->stall_from_ns = v->stats.throttled_ns;
 }
 
-/* The record of this CPU for the grid that @v is on. */
-static struct kvt_cpu *kvm_throttle_cpu(struct kvm_throttle_vcpu *v)
+/* What @v was held for before @now goes into the statistics. */
+static void kvt_end_hold(struct kvt_vcpu *v, u64 now)
 {
+	if (v->held_from_ns)
+		v->stats.throttled_ns += kvt_held_ns(&v->window.grid,
+						     v->held_from_ns, now);
+	v->held_from_ns = 0;
+}
+
+/* End the sleep of @v in kvt_work(); it was held until @until. */
+static void kvt_wake(struct kvt_vcpu *v, u64 until, enum kvt_state state)
+{
+	lockdep_assert_held(&v->lock);
+
+	WRITE_ONCE(v->state, state);
+	v->stats.throttled_ns += until - v->sleep.from_ns;
+	wake_up_process(v->task);
+}
+
+static void kvt_start(struct kvt_vcpu *v, struct hrtimer *timer, u64 at,
+		      enum hrtimer_mode mode)
+{
+	lockdep_assert_held(&v->lock);
+
+	hrtimer_start(timer, ns_to_ktime(v->vm->epoch_ns + at), mode);
+}
+
+/* Has @v lost its CPU in KVM_RUN?  Not followed: the pointers are only compared. */
+static bool kvt_was_preempted(const struct kvt_vcpu *v)
+{
+	return READ_ONCE(v->task->preempt_notifiers.first) ==
+	       &v->vcpu->preempt_notifier.link &&
+	       task_is_running(v->task) && !kvt_task_on_cpu(v->task);
+}
+
+/* The window of @v is over since @due.  In an interrupt, on any CPU. */
+static void kvt_close(struct kvt_vcpu *v, u64 due)
+{
+	bool here = v->task == current, in_run;
+	u64 now = kvt_now(v->vm);
+	struct kvm_vcpu *loaded;
+
+	loaded = here ? kvt_loaded_vcpu() : NULL;
+	/* Halted, it has left the guest by itself; KVM may look for a while. */
+	in_run = loaded == v->vcpu && !kvt_is_halted(loaded);
+	WRITE_ONCE(v->state, KVT_CLOSED);
+	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
+	v->held_from_ns = 0;
+	v->busy.from_ns = 0;
+	v->busy.fired_ns = task_is_running(v->task) ? now : 0;
+
+	/* What it does in KVM_RUN for another vCPU isn't this one's. */
+	if (kvt_task_on_cpu(v->task) && (!loaded || in_run)) {
+		v->busy.from_ns = due;
+		v->busy.off_ns = kvt_off_cpu_ns(v);
+		v->busy.run_ns = READ_ONCE(v->task->se.sum_exec_runtime);
+		v->busy.on_cpu = task_cpu(v->task);
+	}
+	v->busy.in_guest = in_run && current->flags & PF_VCPU;
+	if (v->busy.in_guest)
+		v->busy.irq_exits = kvt_irq_exits(v->vcpu);
+
+	/* Outside KVM_RUN it is left alone, and seen when it enters. */
+	if (loaded == v->vcpu || kvt_was_preempted(v))
+		kvt_queue(v, v->task);
+	if (in_run || (!here && task_is_running(v->task)))
+		v->held_from_ns = due;
+}
+
+static enum hrtimer_restart kvt_closing(struct hrtimer *timer)
+{
+	struct kvt_vcpu *v = container_of(timer, typeof(*v), window.closing);
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&v->lock, flags);
+	/* While this waited for the lock, the timer may have been set anew. */
+	if (v->state == KVT_OPEN && !hrtimer_is_queued(timer))
+		kvt_close(v, ktime_to_ns(hrtimer_get_expires(timer)) -
+			     v->vm->epoch_ns);
+	raw_spin_unlock_irqrestore(&v->lock, flags);
+	return HRTIMER_NORESTART;
+}
+
+/* Is this CPU busy with another task, while @v might be sent to an idle one? */
+static bool kvt_must_put_off(const struct kvt_vcpu *v)
+{
+	return !v->sleep.idle && !v->sleep.put_off &&
+	       v->task->nr_cpus_allowed > 1;
+}
+
+static enum hrtimer_restart kvt_opening(struct hrtimer *timer)
+{
+	struct kvt_vcpu *v = container_of(timer, typeof(*v), sleep.opening);
+	enum hrtimer_restart restart = HRTIMER_NORESTART;
+	unsigned long flags;
+	u64 now, due;
+
+	raw_spin_lock_irqsave(&v->lock, flags);
+	if (v->state != KVT_ASLEEP || hrtimer_is_queued(timer))
+		goto out;
+
+	now = kvt_now(v->vm);
+	v->sleep.idle = kvt_cpu_is_idle();
+	if (kvt_must_put_off(v)) {
+		v->sleep.put_off = true;
+		hrtimer_forward_now(timer, KVT_PUT_OFF_NS);
+		restart = HRTIMER_RESTART;
+		goto out;
+	}
+	due = ktime_to_ns(hrtimer_get_expires(timer)) - v->vm->epoch_ns;
+	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
+	v->stats.windows++;
+	v->sleep.woken_ns = v->sleep.put_off ? v->window.clock.open_ns : now;
+	kvt_wake(v, v->window.clock.open_ns, KVT_WOKEN);
+out:
+	raw_spin_unlock_irqrestore(&v->lock, flags);
+	return restart;
+}
+
+/**
+ * struct kvt_place - the records that a vCPU's window is decided by, locked
+ * @here: the CPU's, or NULL
+ * @home: that of the CPU which it had its last window on, if that is another one
+ * @cpu: what @here holds, or the vCPU's own
+ * @home_cpu: what @home holds, or NULL
+ */
+struct kvt_place {
+	struct kvt_record *here;
+	struct kvt_record *home;
 	struct kvt_cpu *cpu;
+	struct kvt_cpu *home_cpu;
+};
+
+/* Up to two locks, or none: sparse is told that it is one. */
+static void kvt_place_lock(struct kvt_vcpu *v, struct kvt_place *place)
+	__acquires(place->here)
+{
+	int home = v->window.home;
 
 	lockdep_assert_held(&v->lock);
 
-	cpu = v->setting.own ? &v->cpu : this_cpu_ptr(v->vm->cpus);
-	if (cpu->grid != v->setting.serial) {
-		cpu->grid = v->setting.serial;
-		cpu->window = KVT_NO_WINDOW;
+	*place = (struct kvt_place) { .cpu = &v->window.own };
+	if (v->setting.own) {
+		__acquire(place->here);
+	} else {
+		place->here = this_cpu_ptr(v->vm->cpus);
+		raw_spin_lock(&place->here->lock);
+		place->cpu = &place->here->cpu;
 	}
-	return cpu;
-}
-
-/*
- * Charge @v for what its thread has run since @from, when the timer found it on a
- * CPU.  Return: how much that was.
- */
-static u64 kvm_throttle_charge(struct kvm_throttle_vcpu *v, u64 from, u64 now)
-{
-	u64 off_ns = kvm_throttle_off_cpu_ns(v) - v->ran_off_ns;
-
-	/* After a move to a CPU whose clock differs, it may be anything. */
-	if (off_ns >= now - from)
-		return 0;
-	kvt_charge(&v->grid, &v->clock, from + off_ns, now);
-	return now - from - off_ns;
-}
-
-/*
- * Learn how long it takes from the end of a window to kvm_throttle_work(): what
- * is usual, not the worst.  Only where the guest had to be stopped: how long it
- * takes otherwise is up to the guest.
- */
-static void kvm_throttle_learn_exit(struct kvm_throttle_vcpu *v, u64 now)
-{
-	u64 exit_ns = now - v->charge_ns;
-
-	/* The timer was late, or another task had the CPU. */
-	if (exit_ns > KVM_THROTTLE_EXIT_MAX_NS)
+	if (place->cpu->grid != v->setting.serial) {
+		place->cpu->grid = v->setting.serial;
+		place->cpu->window = KVT_NO_WINDOW;
+	}
+	if (v->setting.own || home < 0 || home == smp_processor_id())
 		return;
-	if (exit_ns > v->exit_ns && v->exit_ns)
-		v->exit_ns += (exit_ns - v->exit_ns) / 16;
+	place->home = per_cpu_ptr(v->vm->cpus, home);
+	/* Two of these are never waited for. */
+	if (!raw_spin_trylock(&place->home->lock)) {
+		place->home = NULL;
+		return;
+	}
+	__release(place->home);
+	if (place->home->cpu.grid == v->setting.serial)
+		place->home_cpu = &place->home->cpu;
+}
+
+static void kvt_place_unlock(const struct kvt_place *place)
+	__releases(place->here)
+{
+	if (place->home) {
+		__acquire(place->home);
+		raw_spin_unlock(&place->home->lock);
+	}
+	if (place->here)
+		raw_spin_unlock(&place->here->lock);
 	else
-		v->exit_ns = exit_ns;
+		__release(place->here);
 }
 
 /*
- * Decide what @v does next, in its own thread.  If it doesn't come from a sleep
- * that the timer ended, it has been ready to run since @ready; if it does, it
- * will take @entry_ns more than it would have anyway to enter the guest.
- *
- * Return: true if it has to sleep until ->clock.open_ns.  Otherwise the timer
- * has been started if @v has to be looked at again.
+ * For how long its thread, which is the current one, has run since @from, the end
+ * of the window of @v.
  */
-static bool kvm_throttle_must_sleep(struct kvm_throttle_vcpu *v, u64 ready,
-				    u64 now, u64 entry_ns)
+static u64 kvt_ran_ns(const struct kvt_vcpu *v, u64 from, u64 now)
+{
+	u64 all_ns = now - from;
+	u64 off_ns = kvt_off_cpu_ns(v) - v->busy.off_ns;
+	u64 ran_ns = off_ns < all_ns ? all_ns - off_ns : 0;
+
+	/* CPUs' clocks of what tasks run may differ, by the time of interrupts. */
+	if (task_cpu(current) != v->busy.on_cpu)
+		ran_ns = min(ran_ns, READ_ONCE(current->se.sum_exec_runtime) -
+				     v->busy.run_ns);
+	return ran_ns;
+}
+
+/* Charge @v for what its thread has run since its window ended. */
+static void kvt_settle(struct kvt_vcpu *v, u64 now)
+{
+	u64 from = v->busy.from_ns, ran_ns;
+
+	v->busy.from_ns = 0;
+	if (!from || v->busy.kicked)
+		return;
+
+	/* It may have left guest mode by itself when the interrupt came. */
+	if (!v->busy.in_guest || !kvt_was_interrupted(v->vcpu, v->busy.irq_exits))
+		ran_ns = kvt_ran_ns(v, from, now);
+	else if (v->busy.fired_ns - from > KVT_WAY_NS)
+		ran_ns = v->busy.fired_ns - from;
+	else
+		return;
+	kvt_charge(&v->window.grid, &v->window.clock, now - ran_ns, now);
+	if (v->held_from_ns)
+		v->held_from_ns += ran_ns;
+}
+
+/* May @v run now?  Its clock says until when, or from when. */
+static bool kvt_decide(struct kvt_vcpu *v, u64 now)
 {
 	struct kvt_late late = {
-		.slept = v->woken_ns != 0,
-		.waited_ns = v->woken_idle ? 0 : now - v->woken_ns,
-		.entry_ns = entry_ns,
+		.slept = v->state == KVT_WOKEN,
+		.waited_ns = v->sleep.waited_ns,
 	};
-	struct kvt_cpu *cpu = kvm_throttle_cpu(v);
-	bool may_run, in_run;
+	u64 used = v->window.clock.used;
+	struct kvt_place place;
+	bool may_run;
 
-	in_run = READ_ONCE(v->vcpu->wants_to_run);
-	/* A thread that takes the vCPU over sets its pid, then that. */
-	smp_rmb();
-	if (!kvt_vcpu_in_task(v->vcpu, v->task)) {
-		kvm_throttle_scan_now(v->vm);
-		return false;
-	}
-
-	may_run = kvt_may_run(&v->grid, &v->clock, cpu, now, &late);
-	if (late.slept)
+	kvt_place_lock(v, &place);
+	place.cpu->cost_ns += v->window.cost_ns;
+	v->window.cost_ns = 0;
+	may_run = kvt_may_run(&v->window.grid, &v->window.clock, place.cpu,
+			      place.home_cpu, now, &late);
+	kvt_place_unlock(&place);
+	if (v->window.clock.used != used && !late.took_home)
+		v->window.home = smp_processor_id();
+	if (late.slept) {
 		v->stats.throttled_ns += late.held_ns;
-	else
-		v->stats.throttled_ns += kvt_held_ns(&v->grid, ready, now);
-	if (may_run) {
-		if (late.first)
-			v->stats.late_max_ns = max(v->stats.late_max_ns,
-						   late.held_ns);
-		kvm_throttle_end_stall(v);
-		v->retry_ns = 0;
-		v->kicked = false;
-		kvm_throttle_start(v, v->clock.close_ns, v->clock.close_ns);
-		trace_kvm_throttle_open(v, late.slept);
+		v->held_from_ns = 0;
+		WRITE_ONCE(v->state, KVT_CLOSED);
+	} else {
+		kvt_end_hold(v, now);
+	}
+	if (late.first)
+		v->stats.late_max_ns = max(v->stats.late_max_ns, late.held_ns);
+	return may_run;
+}
+
+/* Has the window on this CPU ended while @v, which was woken for it, waited? */
+static bool kvt_is_too_late(struct kvt_vcpu *v, u64 now)
+{
+	struct kvt_place place;
+	bool over;
+
+	kvt_place_lock(v, &place);
+	over = kvt_is_over(&v->window.grid, &v->window.clock, place.cpu,
+			   place.home_cpu, now);
+	kvt_place_unlock(&place);
+	return over;
+}
+
+/* In KVM_RUN, in task work: has @v to sleep until its clock's open_ns? */
+static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
+{
+	lockdep_assert_held(&v->lock);
+
+	if (v->state == KVT_FREE || v->state == KVT_OPEN)
+		return false;
+	kvt_settle(v, now);
+	if (signal_pending(current)) {
+		if (now < v->window.clock.open_ns || v->held_from_ns) {
+			v->stats.interrupted++;
+			v->busy.kicked = true;
+			trace_kvm_throttle_signal(v);
+		}
+		/* What comes before the guest then isn't the throttle's doing. */
+		WRITE_ONCE(v->state, KVT_CLOSED);
+		kvt_end_hold(v, now);
 		return false;
 	}
-
-	if (in_run && !signal_pending(current)) {
-		v->retry_ns = 0;
+	if (now < v->window.clock.open_ns) {
+		kvt_end_hold(v, now);
 		return true;
 	}
-
-	if (in_run) {
-		v->stats.interrupted++;
-		v->kicked = true;
-		trace_kvm_throttle_signal(v);
-	} else {
-		v->stats.retries++;
+	if (v->state == KVT_WOKEN) {
+		v->sleep.waited_ns = v->sleep.idle ? 0 : now - v->sleep.woken_ns;
+		v->sleep.left_ns = now;
+		/* How late it is will be seen when it enters. */
+		if (!kvt_is_too_late(v, now))
+			return false;
 	}
-	v->retry_ns = 0;
-	kvm_throttle_retry(v, now);
-	return false;
+	return !kvt_decide(v, now);
+}
+
+/* @v was woken with nothing else to do for its CPU: what is left is to enter. */
+static bool kvt_may_go_on(struct kvt_vcpu *v)
+{
+	u64 now;
+
+	if (v->state != KVT_WOKEN || !v->sleep.idle || signal_pending(current))
+		return false;
+	now = kvt_now(v->vm);
+	v->sleep.waited_ns = 0;
+	v->sleep.left_ns = now;
+	return now < v->window.clock.open_ns + v->window.grid.run_ns;
+}
+
+/* The thread may have become a real-time one, or no longer be one. */
+static void kvt_set_opening_mode(struct kvt_vcpu *v)
+{
+	enum hrtimer_mode mode = kvt_opening_mode();
+
+	if (mode == v->sleep.mode || hrtimer_try_to_cancel(&v->sleep.opening) < 0)
+		return;
+	kvt_hrtimer_setup(&v->sleep.opening, kvt_opening, CLOCK_MONOTONIC, mode);
+	v->sleep.mode = mode;
 }
 
 /*
- * Sleep until the next run window; ->lock is released meanwhile.  @ran tells
+ * Sleep until the next run window; the lock is released meanwhile.  @ran tells
  * whether @v comes from the guest.
  *
  * Siblings on a CPU are woken one after the other, or else the scheduler would
  * run the same ones again and again.
  */
-static void kvm_throttle_sleep(struct kvm_throttle_vcpu *v, u64 now, bool ran)
+static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 {
-	u64 before_ns = v->stats.throttled_ns;
-	u64 order_ns;
+	u64 before_ns = v->stats.throttled_ns, order_ns;
 
-	v->asleep_ns = now;
-	/* A timer that was set before a change may have left this behind. */
-	v->fired_ns = 0;
-	v->woken_ns = 0;
-	v->sleeping = true;
+	WRITE_ONCE(v->state, KVT_ASLEEP);
+	v->sleep.from_ns = now;
+	v->sleep.put_off = false;
 	if (ran)
-		v->ran_window = v->clock.window;
-	order_ns = kvt_wake_order(v->clock.window - v->ran_window);
-	kvm_throttle_start(v, v->clock.open_ns + order_ns, v->clock.open_ns);
+		v->sleep.after_window = v->window.clock.window;
+	order_ns = kvt_wake_order(v->window.clock.window - v->sleep.after_window);
+	kvt_set_opening_mode(v);
+	kvt_start(v, &v->sleep.opening, v->window.clock.open_ns + order_ns,
+		  v->sleep.mode);
 
 	set_current_state(TASK_INTERRUPTIBLE);
+	/* The guest's other vCPUs needn't wait for this one. */
+	if (kvt_guest_sees_preemption(v->vcpu))
+		WRITE_ONCE(v->vcpu->preempted, true);
 	raw_spin_unlock_irq(&v->lock);
 	schedule();
 	raw_spin_lock_irq(&v->lock);
+	WRITE_ONCE(v->vcpu->preempted, false);
 
 	/* A signal has ended it, or nothing in particular. */
-	if (v->sleeping)
-		kvm_throttle_wake(v, kvm_throttle_now(v->vm));
+	if (v->state == KVT_ASLEEP)
+		kvt_wake(v, kvt_now(v->vm), KVT_CLOSED);
 	kvt_steal(v->stats.throttled_ns - before_ns);
 }
 
+/* Charge @v for what its thread until now has run since its window ended. */
+static void kvt_settle_former(struct kvt_vcpu *v)
+{
+	u64 now, ran_ns;
+
+	if (!v->busy.from_ns || v->busy.kicked || v->busy.in_guest)
+		return;
+	now = kvt_now(v->vm);
+	ran_ns = min(now - v->busy.from_ns,
+		     READ_ONCE(v->task->se.sum_exec_runtime) - v->busy.run_ns);
+	kvt_charge(&v->window.grid, &v->window.clock, now - ran_ns, now);
+}
+
+/* This thread is the one that runs @v now.  In task work. */
+static void kvt_adopt(struct kvt_vcpu *v)
+{
+	struct task_struct *old = current;
+
+	get_task_struct(current);
+	raw_spin_lock_irq(&v->lock);
+	/* By now, yet another one may sleep for it. */
+	if (v->state != KVT_FREE && v->state != KVT_ASLEEP) {
+		kvt_settle_former(v);
+		old = v->task;
+		WRITE_ONCE(v->task, current);
+		v->busy.from_ns = 0;
+		v->held_from_ns = 0;
+		if (v->state == KVT_WOKEN)
+			WRITE_ONCE(v->state, KVT_CLOSED);
+	}
+	raw_spin_unlock_irq(&v->lock);
+	if (!old)
+		return;
+	if (kvt_loaded_vcpu() == v->vcpu)
+		kvt_steal_keep(v->vcpu, old);
+	put_task_struct(old);
+}
+
 /**
- * kvm_throttle_work() - keep a vCPU out of the guest while it has to sleep
+ * kvt_work() - keep a vCPU out of the guest while it has to sleep
  * @work: the vCPU's
  *
- * Called in the vCPU's thread, before it enters the guest, returns to user mode
- * or exits.  May sleep; holds no lock of KVM's.
+ * Called in the thread that was about to enter the guest, before it does, or else
+ * before it returns to user mode: there it must not sleep, and needn't.  In
+ * KVM_RUN, no lock of KVM's but the vCPU's own is held.
  */
-static void kvm_throttle_work(struct callback_head *work)
+static void kvt_work(struct callback_head *work)
 {
-	struct kvm_throttle_vcpu *v = container_of(work, typeof(*v), work);
-	u64 now, ready, fired_ns, ran_from_ns, entry_ns;
-	bool busy, ran = true;
+	struct kvt_turn *turn = container_of(work, typeof(*turn), work);
+	struct kvt_vcpu *v = turn->v;
+	bool ran = true;
+	u64 now;
 
-	raw_spin_lock_irq(&v->lock);
-	fired_ns = v->fired_ns;
-	ran_from_ns = v->ran_from_ns;
-	v->queued = false;
-	v->fired_ns = 0;
-	v->ran_from_ns = 0;
-	v->woken_ns = 0;
-
-	if (!v->vm || !v->grid.period_ns)
+	xchg(&turn->task, NULL);
+	if (READ_ONCE(v->task) != current)
+		kvt_adopt(v);
+	if (kvt_loaded_vcpu() != v->vcpu)
 		goto out;
 
-	now = kvm_throttle_now(v->vm);
-	ready = fired_ns ?: now;
-	/* It may have left guest mode by itself when the interrupt came. */
-	busy = ran_from_ns &&
-	       !(v->in_guest && kvt_was_interrupted(v->vcpu, v->irq_exits));
-	if (busy)
-		ready += kvm_throttle_charge(v, ran_from_ns, now);
-	else if (fired_ns && READ_ONCE(v->vcpu->wants_to_run))
-		kvm_throttle_learn_exit(v, now);
-	if (atomic_read(&v->vcpu->kvm->online_vcpus) !=
-	    READ_ONCE(v->vm->nr_vcpus))
-		kvm_throttle_scan_now(v->vm);
-
-	/* Who was busy outside the guest has to enter it anyway. */
-	entry_ns = busy ? 0 : kvt_entry_ns(v->exit_ns);
-	while (kvm_throttle_must_sleep(v, ready, now, entry_ns)) {
-		trace_kvm_throttle_close(v, ran ? fired_ns : 0);
-		kvm_throttle_sleep(v, now, ran);
-		if (!v->vm || !v->grid.period_ns)
+	raw_spin_lock_irq(&v->lock);
+	while (v->state != KVT_FREE && v->task == current && !kvt_may_go_on(v)) {
+		now = kvt_now(v->vm);
+		if (!kvt_must_sleep(v, now))
 			break;
-
-		now = kvm_throttle_now(v->vm);
-		ready = now;
+		trace_kvm_throttle_close(v, ran ? v->busy.fired_ns : 0);
+		kvt_sleep(v, now, ran);
 		ran = false;
 	}
-out:
+	v->busy.fired_ns = 0;
 	raw_spin_unlock_irq(&v->lock);
-	kvm_throttle_put(v);
+out:
+	kvt_put(v);
+}
+
+/* @v may enter the guest on this CPU. */
+static void kvt_open_window(struct kvt_vcpu *v, u64 now, bool slept)
+{
+	kvt_end_stall(v);
+	v->busy.kicked = false;
+	WRITE_ONCE(v->state, KVT_OPEN);
+	WRITE_ONCE(v->cpu, smp_processor_id());
+	kvt_start(v, &v->window.closing, v->window.clock.close_ns,
+		  HRTIMER_MODE_ABS_PINNED_HARD);
+	trace_kvm_throttle_open(v, slept);
+	/* What all this took is made up for in the next window. */
+	v->window.cost_ns = kvt_now(v->vm) - now;
+	v->stats.throttled_ns += v->window.cost_ns;
+}
+
+/* The timer of an open window has to be on the CPU that the guest runs on. */
+static void kvt_follow(struct kvt_vcpu *v)
+{
+	WRITE_ONCE(v->cpu, smp_processor_id());
+	kvt_start(v, &v->window.closing, v->window.clock.close_ns,
+		  HRTIMER_MODE_ABS_PINNED_HARD);
+}
+
+static void kvt_refuse(struct kvt_vcpu *v)
+{
+	v->stats.retries++;
+	kvt_queue(v, current);
+	kvt_entry_refuse();
+	trace_kvm_throttle_retry(v);
+}
+
+/* @v isn't known to be allowed to enter. */
+static void kvt_try_to_open(struct kvt_vcpu *v)
+{
+	bool slept = v->state == KVT_WOKEN;
+	u64 now = kvt_now(v->vm);
+
+	kvt_settle(v, now);
+	/* From kvt_work() to here, something else has come between. */
+	if (slept && now - v->sleep.left_ns > KVT_WAY_NS)
+		v->sleep.waited_ns += now - v->sleep.left_ns;
+	if (kvt_decide(v, now)) {
+		kvt_open_window(v, now, slept);
+		return;
+	}
+	v->held_from_ns = now;
+	kvt_refuse(v);
+}
+
+void kvt_vcpu_enter(struct kvt_vcpu *v)
+{
+	raw_spin_lock(&v->lock);
+	if (v->state == KVT_FREE)
+		goto out;
+	/*
+	 * Another thread's window goes on: its timer stays.  One whose handler waits
+	 * for the lock can't be set here: not now.
+	 */
+	if (v->task != current)
+		kvt_refuse(v);
+	else if (hrtimer_try_to_cancel(&v->window.closing) < 0)
+		kvt_entry_refuse();
+	else if (v->state == KVT_OPEN)
+		kvt_follow(v);
+	else
+		kvt_try_to_open(v);
+out:
+	raw_spin_unlock(&v->lock);
 }
 
 /*
  * Bring the time statistics up to @now, which the setting that is in force has
  * to be true for.
  */
-static void kvm_throttle_account(struct kvm_throttle_vcpu *v, u64 now)
+static void kvt_account(struct kvt_vcpu *v, u64 now)
 {
 	lockdep_assert_held(&v->lock);
 
-	if (v->grid.period_ns)
+	if (v->window.grid.period_ns)
 		v->stats.elapsed_ns += now - v->since_ns;
 	v->since_ns = now;
-	if (v->sleeping) {
-		/* The timer may be late; kvm_throttle_work() sees to that. */
-		now = clamp(v->clock.open_ns, v->asleep_ns, now);
-		v->stats.throttled_ns += now - v->asleep_ns;
-		v->asleep_ns = now;
-	} else if (v->fired_ns && (v->in_guest || !v->ran_from_ns)) {
-		/* Otherwise it is busy outside the guest, which isn't our doing. */
-		v->stats.throttled_ns += kvt_held_ns(&v->grid, v->fired_ns, now);
-		v->fired_ns = now;
+	if (v->state == KVT_ASLEEP) {
+		/* The timer may be late; what that is will be seen at entry. */
+		now = clamp(v->window.clock.open_ns, v->sleep.from_ns, now);
+		v->stats.throttled_ns += now - v->sleep.from_ns;
+		v->sleep.from_ns = now;
+	} else if (v->held_from_ns && !v->busy.from_ns) {
+		kvt_end_hold(v, now);
+		v->held_from_ns = now;
 	}
 }
 
-/* Put @setting in force for @v, which has run for @debt_ns too long. */
-static void kvm_throttle_start_over(struct kvm_throttle_vcpu *v,
-				    const struct kvm_throttle_setting *setting,
-				    u64 debt_ns)
+void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 {
 	u64 now;
 
 	raw_spin_lock_irq(&v->lock);
-	now = kvm_throttle_now(v->vm);
-	kvm_throttle_account(v, now);
+	if (setting->serial <= v->setting.serial)
+		goto out;
+	now = kvt_now(v->vm);
+	kvt_account(v, now);
 	v->setting = *setting;
-	kvt_grid_init(&v->grid, setting->percent_x100, setting->period_ns);
-	kvt_clock_init(&v->clock);
-	v->clock.debt_ns = debt_ns;
-	v->fired_ns = 0;
-	v->ran_from_ns = 0;
-	v->woken_ns = 0;
-	v->ran_window = 0;
-	v->retry_ns = 0;
-	v->kicked = false;
-	kvm_throttle_release(v);
-	if (!v->grid.period_ns)
-		kvm_throttle_end_stall(v);
+	kvt_grid_init(&v->window.grid, setting->percent_x100,
+		      setting->period_ns);
+	kvt_clock_init(&v->window.clock);
+	v->window.home = -1;
+	v->busy.from_ns = 0;
+	v->busy.kicked = false;
+	v->held_from_ns = 0;
+	v->sleep.after_window = 0;
 
-	/* Either way kvm_throttle_work() looks at the new grid. */
-	if (v->sleeping)
-		kvm_throttle_wake(v, now);
-	else if (v->task && v->grid.period_ns)
-		kvm_throttle_queue(v);
+	/* Its thread looks at the new grid, when it enters or at once. */
+	if (v->state == KVT_ASLEEP)
+		kvt_wake(v, now, KVT_CLOSED);
+	WRITE_ONCE(v->state, v->window.grid.period_ns ? KVT_CLOSED : KVT_FREE);
+	if (v->state == KVT_FREE)
+		kvt_end_stall(v);
+out:
 	raw_spin_unlock_irq(&v->lock);
 }
 
-/*
- * Have @v looked at if nothing else will: when its timer or its work found the
- * vCPU in another thread, that was the end of it, but the vCPU may be back.
- */
-static void kvm_throttle_revive(struct kvm_throttle_vcpu *v)
+static struct kvt_vcpu *kvt_alloc(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 {
-	raw_spin_lock_irq(&v->lock);
-	if (v->task && v->grid.period_ns && !v->queued && !v->sleeping &&
-	    !hrtimer_active(&v->timer))
-		kvm_throttle_queue(v);
-	raw_spin_unlock_irq(&v->lock);
-}
-
-void kvm_throttle_apply(struct kvm_throttle_vcpu *v,
-			const struct kvm_throttle_setting *setting)
-{
-	kvm_throttle_start_over(v, setting, 0);
-}
-
-void kvm_throttle_drop(struct kvm_throttle_vcpu *v)
-{
-	raw_spin_lock_irq(&v->lock);
-	if (v->sleeping)
-		kvm_throttle_wake(v, kvm_throttle_now(v->vm));
-	kvm_throttle_release(v);
-	v->vm = NULL;
-	v->vcpu = NULL;
-	raw_spin_unlock_irq(&v->lock);
-
-	hrtimer_cancel(&v->timer);
-	kvm_throttle_put(v);
-}
-
-/*
- * A vCPU that is new, or that runs in another thread than @old knows: there,
- * the work of @old may be queued for ever.  Takes the reference on @task.
- */
-static int kvm_throttle_add(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu,
-			    struct task_struct *task,
-			    struct kvm_throttle_vcpu *old)
-{
-	struct kvm_throttle_setting setting = vm->setting;
-	struct kvm_throttle_vcpu *v;
-	u64 debt_ns = 0;
-	int r;
+	struct kvt_vcpu *v;
+	int i;
 
 	v = kzalloc(sizeof(*v), GFP_KERNEL_ACCOUNT);
 	if (!v)
-		return -ENOMEM;
-
+		return NULL;
 	refcount_set(&v->ref, 1);
 	raw_spin_lock_init(&v->lock);
 	v->vm = vm;
 	v->vcpu = vcpu;
-	v->task = task;
-	kvt_hrtimer_setup(&v->timer, kvm_throttle_timer, CLOCK_MONOTONIC,
+	v->id = vcpu->vcpu_id;
+	v->cpu = -1;
+	for (i = 0; i < ARRAY_SIZE(v->turns); i++) {
+		v->turns[i].v = v;
+		init_task_work(&v->turns[i].work, kvt_work);
+	}
+	v->sleep.mode = HRTIMER_MODE_ABS_PINNED_HARD;
+	kvt_hrtimer_setup(&v->window.closing, kvt_closing, CLOCK_MONOTONIC,
 			  HRTIMER_MODE_ABS_PINNED_HARD);
-	init_task_work(&v->work, kvm_throttle_work);
-
-	r = xa_err(xa_store(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT));
-	if (r) {
-		kfree(v);
-		return r;
-	}
-	/* The caller's file has a reference. */
+	kvt_hrtimer_setup(&v->sleep.opening, kvt_opening, CLOCK_MONOTONIC,
+			  v->sleep.mode);
+	/* The caller's file or work has a reference. */
 	__module_get(THIS_MODULE);
-
-	if (old) {
-		raw_spin_lock_irq(&old->lock);
-		kvm_throttle_account(old, kvm_throttle_now(vm));
-		setting = old->setting;
-		debt_ns = old->clock.debt_ns;
-		v->stats = old->stats;
-		v->stall_from_ns = old->stall_from_ns;
-		raw_spin_unlock_irq(&old->lock);
-		kvm_throttle_drop(old);
-	}
-	kvm_throttle_start_over(v, &setting, debt_ns);
-	return 0;
+	return v;
 }
 
-int kvm_throttle_track(struct kvm_throttle_vm *vm, struct kvm_vcpu *vcpu)
+static void kvt_apply_vms(struct kvt_vcpu *v, struct kvt_vm *vm)
 {
-	struct kvm_throttle_vcpu *v = xa_load(&vm->vcpus, vcpu->vcpu_idx);
-	struct task_struct *task = kvt_vcpu_get_task(vcpu);
-	int r = 0;
+	struct kvt_setting setting;
 
-	lockdep_assert_held(&vm->lock);
-
-	if (!v || (task && task != v->task)) {
-		r = kvm_throttle_add(vm, vcpu, task, v);
-		if (!r)
-			return 0;
-	} else {
-		kvm_throttle_revive(v);
-	}
-	if (task)
-		put_task_struct(task);
-	return r;
+	raw_spin_lock_irq(&vm->setting_lock);
+	setting = vm->setting;
+	raw_spin_unlock_irq(&vm->setting_lock);
+	kvt_vcpu_apply(v, &setting);
 }
 
-void kvm_throttle_get_vcpu(struct kvm_throttle_vcpu *v,
-			   struct kvm_throttle_vcpu_state *state)
+struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
+{
+	struct kvt_vcpu *v = xa_load(&vm->vcpus, vcpu->vcpu_idx);
+	int r;
+
+	if (v)
+		return v;
+	v = kvt_alloc(vm, vcpu);
+	if (!v)
+		return ERR_PTR(-ENOMEM);
+	/* It isn't seen without; and who changes it after that finds @v. */
+	kvt_apply_vms(v, vm);
+	r = xa_insert(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT);
+	if (r) {
+		kvt_put(v);
+		return r == -EBUSY ? xa_load(&vm->vcpus, vcpu->vcpu_idx) :
+				     ERR_PTR(r);
+	}
+	kvt_apply_vms(v, vm);
+	return v;
+}
+
+/* The vCPU that this thread has tried to enter the guest with isn't known. */
+static void kvt_admit(struct callback_head *work)
+{
+	struct kvt_admit *admit = container_of(work, typeof(*admit), work);
+	struct kvm_vcpu *vcpu = kvt_loaded_vcpu();
+	struct kvt_vm *vm = admit->vm;
+	struct kvt_vcpu *v;
+
+	xchg(&admit->queued, false);
+	if (vcpu && vcpu->kvm == vm->key) {
+		v = kvt_vcpu_track(vm, vcpu);
+		/* Without memory it is kept out, and tries again. */
+		if (IS_ERR(v))
+			schedule_timeout_interruptible(1);
+		else
+			kvt_adopt(v);
+	}
+	kvt_vm_put(vm);
+}
+
+void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu)
+{
+	struct kvt_admit *admit = &vm->admits[vcpu->vcpu_idx % KVT_ADMITS];
+
+	/* The VM has been let go. */
+	if (!refcount_inc_not_zero(&vm->ref))
+		return;
+	kvt_entry_refuse();
+	/* If another has it, this one goes round until that is done. */
+	if (!xchg(&admit->queued, true)) {
+		admit->vm = vm;
+		init_task_work(&admit->work, kvt_admit);
+		if (!kvt_task_work_add(current, &admit->work))
+			return;
+		xchg(&admit->queued, false);
+	}
+	kvt_vm_put(vm);
+}
+
+void kvt_vcpu_free(struct kvt_vcpu *v)
+{
+	/* Who has seen it in another state is done with its timers. */
+	raw_spin_lock_irq(&v->lock);
+	raw_spin_unlock_irq(&v->lock);
+	hrtimer_cancel(&v->window.closing);
+	hrtimer_cancel(&v->sleep.opening);
+	kvt_put(v);
+}
+
+void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,
+		  struct kvm_throttle_vcpu_state *state)
 {
 	raw_spin_lock_irq(&v->lock);
-	kvm_throttle_account(v, kvm_throttle_now(v->vm));
+	kvt_account(v, kvt_now(vm));
 	*state = (struct kvm_throttle_vcpu_state) {
-		.vcpu_id = v->vcpu->vcpu_id,
+		.vcpu_id = v->id,
 		.flags = v->setting.own ? KVM_THROTTLE_VCPU : 0,
 		.percent_x100 = v->setting.percent_x100,
-		.period_ns = v->grid.period_ns,
+		.tid = v->task ? task_pid_vnr(v->task) : 0,
+		.period_ns = v->window.grid.period_ns,
 		.elapsed_ns = v->stats.elapsed_ns,
 		.throttled_ns = v->stats.throttled_ns,
 		.windows = v->stats.windows,
 		.interrupted = v->stats.interrupted,
 		.retries = v->stats.retries,
 		.late_max_ns = v->stats.late_max_ns,
-		.stall_max_ns = max(v->stats.stall_max_ns,
-				    kvm_throttle_stall_ns(v)),
+		.stall_max_ns = max(v->stats.stall_max_ns, kvt_stall_ns(v)),
 	};
 	raw_spin_unlock_irq(&v->lock);
-
-	if (v->task)
-		state->tid = task_pid_vnr(v->task);
 }

@@ -50,7 +50,22 @@ struct retry_record {
 	__u32 id;
 	__u32 vcpu_id;
 	__u64 window;
-	__u64 retry_ns;
+	__u64 open_ns;
+};
+
+/* KVM's: where the guest goes on, and where it was stopped. */
+struct entry_record {
+	__u64 common;
+#ifdef __TARGET_ARCH_x86
+	__u32 vcpu_id;
+#endif
+	__u64 pc;
+};
+
+struct exit_record {
+	__u64 common;
+	__u32 reason;
+	__u64 pc;
 };
 
 enum { UNKNOWN, OPEN, CLOSED };
@@ -61,6 +76,8 @@ struct vcpu {
 	__u64 close_ns;		/* OPEN: the window's end */
 	__u64 entered_ns;	/* when it entered the guest, or 0 */
 	__u64 left_ns;		/* when it had left it for certain, or 0 */
+	__u64 pc;		/* where it entered the guest */
+	bool closed;		/* it did while it had to sleep */
 };
 
 /* Whose VM is watched; 0 for nobody's. */
@@ -184,8 +201,9 @@ int retry(struct retry_record *record)
 	return 0;
 }
 
-SEC("raw_tp/kvm_entry")
-int entering(void *ctx)
+/* Where it must not, it is made to leave before its first instruction. */
+SEC("tp/kvm/kvm_entry")
+int entering(struct entry_record *record)
 {
 	struct vcpu *v = current_vcpu();
 	__u64 now = bpf_ktime_get_ns();
@@ -194,9 +212,9 @@ int entering(void *ctx)
 		return 0;
 	v->entered_ns = now;
 	v->left_ns = 0;
-	if (v->state == CLOSED) {
-		__sync_fetch_and_add(&counts.closed, 1);
-	} else {
+	v->pc = record->pc;
+	v->closed = v->state == CLOSED;
+	if (!v->closed) {
 		__sync_fetch_and_add(&counts.entries, 1);
 		if (now > v->close_ns)
 			raise_to(&counts.late_max_ns, now - v->close_ns);
@@ -219,8 +237,8 @@ int timer(void *ctx)
 	return 0;
 }
 
-SEC("raw_tp/kvm_exit")
-int leaving(void *ctx)
+SEC("tp/kvm/kvm_exit")
+int leaving(struct exit_record *record)
 {
 	struct vcpu *v = current_vcpu();
 	__u64 now = bpf_ktime_get_ns(), left;
@@ -228,6 +246,8 @@ int leaving(void *ctx)
 	if (!v || !v->entered_ns)
 		return 0;
 	left = v->left_ns ?: now;
+	if (v->closed && record->pc != v->pc)
+		__sync_fetch_and_add(&counts.closed, 1);
 	if (v->state == OPEN) {
 		if (left > v->close_ns)
 			raise_to(&counts.over_max_ns, left - v->close_ns);

@@ -14,8 +14,8 @@
  * @windows: how often a vCPU slept and then entered the guest again
  * @signals: how often a signal kept one from sleeping
  * @entries: how often one entered the guest while its window was open
- * @closed: how often one did while it had to sleep
- * @retries: how often one that had to was outside KVM_RUN, or about to leave it
+ * @closed: how often the guest of one went on while it had to sleep
+ * @retries: how often one that had to was kept from entering
  * @late_max_ns: how long after its window's end one entered the guest
  * @over_max_ns: how long after its window's end one was in the guest still
  * @told_max_ns: how long after its window's end kvm_exit was traced

@@ -459,6 +459,21 @@ TEST_F(observe, log_is_not_flooded)
 	close(kmsg);
 }
 
+#ifdef __x86_64__
+/* Where the guest's first vCPU is told about the time that it didn't get. */
+static volatile struct kvm_steal_time *ask_for_steal_time(struct guest *g)
+{
+	gva_t page;
+
+	guest_stop(g, 0);
+	page = vm_alloc_page(g->vm);
+	vcpu_set_msr(g->vcpus[0], MSR_KVM_STEAL_TIME,
+		     addr_gva2gpa(g->vm, page) | KVM_MSR_ENABLED);
+	guest_start(g, 0);
+	return addr_gva2hva(g->vm, page);
+}
+#endif
+
 /* What the throttle takes from a guest is in the guest's steal time. */
 TEST_F(observe, steal_time)
 {
@@ -467,15 +482,9 @@ TEST_F(observe, steal_time)
 	volatile struct kvm_steal_time *st;
 	struct guest *g = &self->guest;
 	u64 steal, steal_before, throttled_ns, patience;
-	gva_t page;
 	int fd;
 
-	guest_stop(g, 0);
-	page = vm_alloc_page(g->vm);
-	st = addr_gva2hva(g->vm, page);
-	vcpu_set_msr(g->vcpus[0], MSR_KVM_STEAL_TIME,
-		     addr_gva2gpa(g->vm, page) | KVM_MSR_ENABLED);
-	guest_start(g, 0);
+	st = ask_for_steal_time(g);
 
 	fd = throttle_attach(g->vm->fd);
 	ASSERT_GE(fd, 0);
@@ -498,6 +507,60 @@ TEST_F(observe, steal_time)
 		EXPECT_GT(steal + 30 * MS, throttled_ns);
 		EXPECT_LT(steal, throttled_ns + 30 * MS);
 	}
+#else
+	SKIP(return, "the guest would have to ask for it");
+#endif
+}
+
+/* A thread that has waited less than the one before takes no time back. */
+TEST_F(observe, steal_time_in_another_thread)
+{
+#ifdef __x86_64__
+	volatile struct kvm_steal_time *st;
+	u64 steal;
+	int fd, i;
+
+	st = ask_for_steal_time(&self->guest);
+	fd = throttle_attach(self->guest.vm->fd);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(throttle_set(fd, 9000, 0), 0);
+	for (i = 0; i < 3; i++) {
+		sleep_ns(300 * MS);
+		steal = st->steal;
+		EXPECT_GT(steal, 0);
+		guest_stop(&self->guest, 0);
+		guest_start(&self->guest, 0);
+		sleep_ns(100 * MS);
+		EXPECT_GE(st->steal, steal);
+	}
+	close(fd);
+#else
+	SKIP(return, "the guest would have to ask for it");
+#endif
+}
+
+/*
+ * A vCPU that waits for another one, as for the answer to an IPI that flushes its
+ * TLB, doesn't if it is told that the other one doesn't run.
+ */
+TEST_F(observe, siblings_know_who_sleeps)
+{
+#ifdef __x86_64__
+	volatile struct kvm_steal_time *st;
+	int fd, i, told = 0;
+
+	st = ask_for_steal_time(&self->guest);
+	fd = throttle_attach(self->guest.vm->fd);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(throttle_set(fd, 9900, 0), 0);
+	sleep_ns(100 * MS);
+	for (i = 0; i < 100; i++) {
+		told += st->preempted & KVM_VCPU_PREEMPTED;
+		sleep_ns(1300000);
+	}
+	close(fd);
+	if (throttle_exact())
+		EXPECT_GE(told, 95);
 #else
 	SKIP(return, "the guest would have to ask for it");
 #endif

@@ -8,9 +8,11 @@
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <unistd.h>
 #include <sys/prctl.h>
 
+#include "guest_arch.h"
 #include "kselftest_harness.h"
 #include "throttle_util.h"
 
@@ -501,6 +503,21 @@ TEST_F(vcpu, another_thread)
 	EXPECT_SHARE(0, 500 * MS, 0.75, 0.85);
 }
 
+/* The window that the old thread had opened still ends. */
+TEST_F(vcpu, another_thread_in_an_open_window)
+{
+	int i;
+
+	START(GUEST_WORK, 1);
+	set(self->fd, 2000);
+	sleep_ns(50 * MS);
+	for (i = 0; i < 5; i++) {
+		guest_stop(&self->guest, 0);
+		guest_start(&self->guest, 0);
+		EXPECT_SHARE(0, 203 * MS, 0.15, 0.25);
+	}
+}
+
 /* Runs the vCPU until told to stop, then lives on without it. */
 static void *blocked_thread(void *arg)
 {
@@ -606,6 +623,127 @@ TEST_F(vcpu, another_thread_for_a_moment)
 	leave_kvm_run(g, g->threads[0]);
 	pthread_join(g->threads[0], NULL);
 	guest_start(g, 0);
+}
+
+/*
+ * In the first 100 ms at 99 %, 1 ms of the guest's time is due.  CFS puts a new
+ * thread behind the others on its CPU, by a slice of theirs: up to 7 ms of the
+ * guest's time, until which 99 % leave 700.
+ */
+#define EXPECT_SLOW_FROM_THE_START(i, full) do {			\
+	u64 _work = self->guest.reports[i].work;			\
+	double _first_ms, _ms;						\
+									\
+	sleep_ns(100 * MS);						\
+	_first_ms = (self->guest.reports[i].work - _work) * 1e3 / (full); \
+	sleep_ns(900 * MS);						\
+	_ms = (self->guest.reports[i].work - _work) * 1e3 / (full);	\
+	if (throttle_exact())						\
+		EXPECT_TRUE(_first_ms < 1.1 && _ms > 0.1) {		\
+			TH_LOG("%.3f ms of the guest's time, %.3f in 1 s", \
+			       _first_ms, _ms);				\
+		}							\
+} while (0)
+
+TEST_F(vcpu, new_ones_are_slow_from_the_start)
+{
+	double full;
+	int i;
+
+	START(GUEST_WORK, 1);
+	full = guest_speed(&self->guest, 500 * MS);
+	set(self->fd, 9900);
+	sleep_ns(200 * MS);
+	/* In another thread, at any time in a window. */
+	for (i = 0; i < 4; i++) {
+		guest_stop(&self->guest, 0);
+		sleep_ns(7 * MS);
+		guest_start(&self->guest, 0);
+		EXPECT_SLOW_FROM_THE_START(0, full);
+	}
+	for (i = 1; i < 4; i++) {
+		sleep_ns(7 * MS);
+		guest_add_vcpu(&self->guest, GUEST_WORK);
+		EXPECT_SLOW_FROM_THE_START(i, full);
+	}
+}
+
+static void exit_all_the_time(void)
+{
+	for (;;)
+		guest_exit();
+}
+
+/* How fast this thread is by itself. */
+static double own_speed(u64 ns)
+{
+	u64 begin = now_ns(), loops = 0;
+	int i;
+
+	for (; now_ns() < begin + ns; loops++) {
+		for (i = 0; i < 100; i++)
+			barrier();
+	}
+	return loops * 1e9 / (now_ns() - begin);
+}
+
+/* It has left all of them in their sleep windows, and doesn't enter again. */
+TEST_F(vcpu, busy_thread_that_owns_many)
+{
+	struct guest *g = &self->guest;
+	double full, slow;
+	int i;
+
+	guest_prepare(g, exit_all_the_time, GUEST_VCPUS_MAX);
+	full = own_speed(200 * MS);
+	self->fd = throttle_attach(g->vm->fd);
+	set(self->fd, 1);
+	for (i = 0; i < GUEST_VCPUS_MAX; i++)
+		ASSERT_EQ(__vcpu_run(g->vcpus[i]), 0);
+	ASSERT_EQ(throttle_set(self->fd, 9999, 1000 * MS), 0);
+	own_speed(50 * MS);
+	slow = own_speed(500 * MS);
+	EXPECT_SPEED(slow / full, 0.99, 1.01);
+	close(self->fd);
+	kvm_vm_free(g->vm);
+	self->fd = -1;
+}
+
+/* Context switches of the whole machine. */
+static u64 switches(u64 ns)
+{
+	unsigned long long before, after;
+	int round;
+
+	for (round = 0; round < 2; round++) {
+		FILE *f = fopen("/proc/stat", "r");
+		char line[4096];
+
+		before = after;
+		TEST_ASSERT(f, "/proc/stat");
+		while (fgets(line, sizeof(line), f) &&
+		       sscanf(line, "ctxt %llu", &after) != 1)
+			;
+		fclose(f);
+		if (!round)
+			sleep_ns(ns);
+	}
+	return after - before;
+}
+
+TEST_F(vcpu, nothing_is_woken_at_full_speed)
+{
+	u64 without, with;
+
+	START(GUEST_HALT, 4);
+	close(self->fd);
+	sleep_ns(1000 * MS);
+	without = switches(1000 * MS);
+	self->fd = throttle_attach(self->guest.vm->fd);
+	sleep_ns(1000 * MS);
+	with = switches(1000 * MS);
+	if (throttle_exact())
+		EXPECT_LE(with, without + 10);
 }
 
 TEST_F(vcpu, halted_vcpu_is_left_alone)

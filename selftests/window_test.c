@@ -28,7 +28,7 @@ static u64 div64_u64(u64 a, u64 b)
 	return a / b;
 }
 
-#include "../kvm_throttle.h"
+#include "../window.h"
 
 #define MS	((u64)NSEC_PER_MSEC)
 
@@ -53,7 +53,7 @@ FIXTURE_TEARDOWN(window)
 #define MAY_RUN(t, ...) ({						\
 	struct kvt_late late = { __VA_ARGS__ };				\
 									\
-	kvt_may_run(&self->grid, &self->clock, &self->cpu, t, &late);	\
+	kvt_may_run(&self->grid, &self->clock, &self->cpu, NULL, t, &late); \
 })
 
 static void check_grid(struct __test_metadata *_metadata, u32 percent_x100,
@@ -134,8 +134,11 @@ TEST_F(window, idle_wakes_in_own_time)
 TEST_F(window, late_wake_is_made_up_for_at_once)
 {
 	EXPECT_FALSE(MAY_RUN(6 * MS));
-	EXPECT_TRUE(MAY_RUN(12 * MS, .slept = true, .entry_ns = 5));
+	/* And so is what it took to open windows. */
+	self->cpu.cost_ns = 5;
+	EXPECT_TRUE(MAY_RUN(12 * MS, .slept = true));
 	EXPECT_EQ(self->clock.close_ns, 18 * MS + 5);
+	EXPECT_EQ(self->cpu.cost_ns, 0);
 	/* So late that what it is owed doesn't fit into the period. */
 	EXPECT_FALSE(MAY_RUN(19 * MS));
 	EXPECT_TRUE(MAY_RUN(27 * MS, .slept = true));
@@ -202,11 +205,11 @@ TEST_F(window, waiting_for_a_sibling_is_not_made_up_for)
 
 	kvt_clock_init(&sibling);
 	EXPECT_FALSE(MAY_RUN(6 * MS));
-	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, 6 * MS, &late));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, NULL, 6 * MS, &late));
 	late.slept = true;
 
 	/* The first one to come makes up for the 1 ms, for both. */
-	EXPECT_TRUE(kvt_may_run(&self->grid, &sibling, &self->cpu, 11 * MS, &late));
+	EXPECT_TRUE(kvt_may_run(&self->grid, &sibling, &self->cpu, NULL, 11 * MS, &late));
 	EXPECT_TRUE(late.first);
 	EXPECT_EQ(sibling.close_ns, 17 * MS);
 	EXPECT_TRUE(MAY_RUN(15 * MS, .slept = true));
@@ -215,13 +218,94 @@ TEST_F(window, waiting_for_a_sibling_is_not_made_up_for)
 	/* One that gets the CPU too late waits for the next window. */
 	EXPECT_FALSE(MAY_RUN(17 * MS));
 	late.slept = false;
-	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, 17 * MS, &late));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, NULL, 17 * MS, &late));
 	late.slept = true;
 	EXPECT_TRUE(MAY_RUN(20 * MS, .slept = true));
-	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, 27 * MS, &late));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &sibling, &self->cpu, NULL, 27 * MS, &late));
 	EXPECT_EQ(sibling.open_ns, 30 * MS);
 	/* Held from when the window closed, not while the sibling ran. */
 	EXPECT_EQ(late.held_ns, 1 * MS);
+}
+
+/* Nor is it if it takes longer than a period. */
+TEST_F(window, waiting_for_long_is_not_made_up_for)
+{
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_TRUE(MAY_RUN(42 * MS, .slept = true, .waited_ns = 32 * MS));
+	EXPECT_EQ(self->clock.close_ns, 46 * MS);
+	EXPECT_FALSE(MAY_RUN(46 * MS));
+	EXPECT_EQ(self->clock.open_ns, 50 * MS);
+
+	/* Three windows had passed when it was woken, and then another. */
+	EXPECT_TRUE(MAY_RUN(91 * MS, .slept = true, .waited_ns = 10 * MS));
+	EXPECT_EQ(self->clock.close_ns, (90 + 4 * 6) * MS);
+}
+
+/* Who comes from another CPU isn't owed what this one is. */
+TEST_F(window, what_a_cpu_is_owed_is_its_own_vcpus)
+{
+	struct kvt_cpu there = { .window = KVT_NO_WINDOW };
+	struct kvt_clock visitor;
+	struct kvt_late late = {};
+
+	kvt_clock_init(&visitor);
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &visitor, &there, NULL, 6 * MS, &late));
+	/* The visitor has its windows, until it comes over in the one at 40. */
+	late.slept = true;
+	EXPECT_TRUE(kvt_may_run(&self->grid, &visitor, &there, NULL, 10 * MS, &late));
+	late.slept = false;
+	EXPECT_FALSE(kvt_may_run(&self->grid, &visitor, &there, NULL, 36 * MS, &late));
+	EXPECT_TRUE(MAY_RUN(41 * MS, .slept = true));
+	EXPECT_EQ(self->clock.close_ns, (41 + 4 * 6) * MS);
+	late.slept = true;
+	there.users = 2;
+	EXPECT_TRUE(kvt_may_run(&self->grid, &visitor, &self->cpu, &there, 42 * MS, &late));
+	EXPECT_EQ(visitor.close_ns, 47 * MS);
+
+	/* One that comes in its own time isn't, either. */
+	kvt_clock_init(&visitor);
+	late.slept = false;
+	EXPECT_TRUE(kvt_may_run(&self->grid, &visitor, &self->cpu, NULL, 42 * MS, &late));
+	EXPECT_EQ(visitor.close_ns, 47 * MS);
+}
+
+/*
+ * Two vCPUs have a CPU each.  One is woken on the other's, while its own is idle: it
+ * loses nothing, and neither does the VM.
+ */
+TEST_F(window, own_window_is_taken_along)
+{
+	struct kvt_cpu home = { .window = KVT_NO_WINDOW };
+	struct kvt_clock visitor;
+	struct kvt_late late = {};
+
+	kvt_clock_init(&visitor);
+	EXPECT_TRUE(MAY_RUN(0));
+	EXPECT_TRUE(kvt_may_run(&self->grid, &visitor, &home, NULL, 0, &late));
+	EXPECT_FALSE(MAY_RUN(6 * MS));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &visitor, &home, NULL, 6 * MS, &late));
+
+	EXPECT_TRUE(MAY_RUN(10 * MS, .slept = true));
+	late.slept = true;
+	EXPECT_FALSE(kvt_is_over(&self->grid, &visitor, &self->cpu, &home, 17 * MS));
+	EXPECT_TRUE(kvt_may_run(&self->grid, &visitor, &self->cpu, &home, 17 * MS, &late));
+	EXPECT_TRUE(late.took_home);
+	EXPECT_EQ(visitor.close_ns, 23 * MS);
+	EXPECT_EQ(home.window, 1);
+
+	/* If somebody else has used it, there is none to take. */
+	EXPECT_FALSE(MAY_RUN(16 * MS));
+	late.slept = false;
+	/* That took it into the next one, which is still due to it. */
+	EXPECT_TRUE(kvt_may_run(&self->grid, &visitor, &self->cpu, &home, 23 * MS, &late));
+	EXPECT_EQ(visitor.close_ns, 29 * MS);
+	EXPECT_FALSE(kvt_may_run(&self->grid, &visitor, &self->cpu, &home, 29 * MS, &late));
+	EXPECT_TRUE(MAY_RUN(30 * MS, .slept = true));
+	late.slept = true;
+	home.window = 3;
+	EXPECT_TRUE(kvt_is_over(&self->grid, &visitor, &self->cpu, &home, 37 * MS));
+	EXPECT_FALSE(kvt_may_run(&self->grid, &visitor, &self->cpu, &home, 37 * MS, &late));
 }
 
 TEST_F(window, debt_shortens_the_next_window)
@@ -283,9 +367,9 @@ TEST(stall_from_debt_is_bounded)
 
 		kvt_grid_init(&g, percent_x100, 0);
 		kvt_clock_init(&c);
-		EXPECT_TRUE(kvt_may_run(&g, &c, &cpu, 0, &late));
+		EXPECT_TRUE(kvt_may_run(&g, &c, &cpu, NULL, 0, &late));
 		kvt_charge(&g, &c, g.run_ns, U64_MAX / 2);
-		EXPECT_FALSE(kvt_may_run(&g, &c, &cpu, g.run_ns, &late));
+		EXPECT_FALSE(kvt_may_run(&g, &c, &cpu, NULL, g.run_ns, &late));
 		EXPECT_LE(c.open_ns, 2 * KVT_REPAY_NS + 2 * g.period_ns);
 	}
 }
@@ -317,7 +401,7 @@ static double simulate(u32 percent_x100, u64 late_max_ns, double *held)
 	kvt_clock_init(&c);
 	srandom(percent_x100);
 	while (t < end) {
-		bool may_run = kvt_may_run(&g, &c, &cpu, t, &late);
+		bool may_run = kvt_may_run(&g, &c, &cpu, NULL, t, &late);
 		u64 lateness = late_max_ns ? random() % late_max_ns : 0;
 
 		held_ns += late.slept ? late.held_ns : kvt_held_ns(&g, ready, t);

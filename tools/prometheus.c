@@ -88,7 +88,7 @@ static const struct metric metrics[] = {
 	{ "interrupted_total", "counter",
 	  "Sleeps that a signal ended.", interrupted },
 	{ "retries_total", "counter",
-	  "Times that a sleep window found the vCPU's thread outside KVM_RUN.",
+	  "Times that the vCPU was kept from entering the guest in a sleep window.",
 	  retries },
 	{ "late_max_seconds", "gauge",
 	  "Worst lateness of a window so far, which later windows make up for.",

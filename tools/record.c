@@ -108,7 +108,7 @@ static const struct argp argp = {
  * @sleep_ns: when it went to sleep; 0 if it didn't
  * @sleep_until_ns: until when it was to sleep
  * @signals: how many signals kept it from that
- * @retries: how often its thread was found outside KVM_RUN, or about to leave it
+ * @retries: how often it was kept from entering the guest
  */
 struct window {
 	uint64_t number;

@@ -79,8 +79,9 @@ struct kvm_throttle {
  * @vcpu_id: the vCPU's id, which is what KVM_CREATE_VCPU was given
  * @flags: KVM_THROTTLE_VCPU if it has a setting of its own
  * @percent_x100: the percentage in force, in hundredths of a percent
- * @tid: the thread that ran the vCPU last, as the caller's pid namespace names
- *	it; 0 if it hasn't run, or if the thread isn't in that namespace
+ * @tid: the thread that ran the vCPU last while there was a throttle, as the
+ *	caller's pid namespace names it; 0 if none has, or if the thread isn't in
+ *	that namespace
  * @period_ns: the period in force, in nanoseconds; 0 at full speed
  * @elapsed_ns: for how long the vCPU has had a percentage other than 0
  * @throttled_ns: for how much of @elapsed_ns the throttle kept the vCPU out of
@@ -88,7 +89,9 @@ struct kvm_throttle {
  *	@percent_x100 / 10000
  * @windows: sleep windows that the vCPU slept in
  * @interrupted: sleeps that a signal ended
- * @retries: times that a sleep window found the vCPU's thread outside KVM_RUN
+ * @retries: times that the vCPU was kept from entering the guest in a sleep
+ *	window, as its thread was outside KVM_RUN or waited for a CPU when that
+ *	began
  * @late_max_ns: worst lateness of a window's start or end so far, which later
  *	windows have repaid or will
  * @stall_max_ns: the longest that the throttle kept the vCPU out of guest mode
@@ -162,7 +165,8 @@ struct kvm_throttle_state {
  * is ENOTTY; read() and write() are EINVAL.
  *
  * KVM_SET_THROTTLE: returns 0.  A change is in force within one period; full
- * speed is at once.  A new vCPU, or one in a new thread, is found within 50 ms.
+ * speed is at once.  A new vCPU, or one in a new thread, is throttled from its
+ * first entry into the guest on.
  *	EFAULT	the pointer is wrong
  *	EINVAL	a field is out of its range; a flag, pad or reserved is not 0;
  *		vcpu_id is not 0 without KVM_THROTTLE_VCPU

@@ -202,9 +202,6 @@ make_kernel_arguments()
 		# one that watches who uses memory (7.2) 0.01 to 0.04 %, as it comes.
 		kernel_arguments+=" norandmaps transparent_hugepage=never damon_stat.enabled=N"
 	fi
-	# Of no use here, and Linux 6.12 may wait for ever for a thread of it when a
-	# VM's process is killed. 6.1 has neither that thread nor the value.
-	[[ $suite = bookworm || $arch != amd64 ]] || kernel_arguments+=" kvm.nx_huge_pages=never"
 	[[ $arch != amd64 ]] || kernel_arguments+=" no_timer_check"
 	kernel_arguments+=" $extra_arguments"
 }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kvm_throttle: seeing, and refusing, KVM's entries into the guest.
+ *
+ * KVM's tracepoint kvm_entry is called in the vCPU's thread right before each
+ * entry, with interrupts off and after KVM's last look at what is requested of
+ * the vCPU.  So whoever is let pass here is in the guest next, and an interrupt
+ * that is sent after that forces it out again.
+ *
+ * The probe is there while a throttle is in force, for all VMs; for others than
+ * the throttled ones it costs a look into a hash.
+ */
+
+#include <linux/hashtable.h>
+#include <linux/irq_work.h>
+#include <linux/kvm_host.h>
+#include <linux/percpu.h>
+#include <linux/string.h>
+#include <linux/tracepoint.h>
+
+#include "kvm_throttle.h"
+
+/*
+ * kvm_entry and what it is called with.  KVM doesn't ship its trace.h, so nothing
+ * checks this where it is built: the probe doesn't use the arguments, but with kCFI
+ * their types have to be right.
+ */
+#ifdef CONFIG_X86
+#define KVT_ENTRY_ARGS	struct kvm_vcpu *entering, bool immediate
+
+static struct tracepoint *kvt_entry_tracepoint(void)
+{
+	return &__tracepoint_kvm_entry;
+}
+#else
+#define KVT_ENTRY_ARGS	unsigned long pc
+
+static void kvt_match_entry(struct tracepoint *tp, void *found)
+{
+	if (!strcmp(tp->name, "kvm_entry"))
+		*(struct tracepoint **)found = tp;
+}
+
+/* Not exported there, but KVM is never a module. */
+static struct tracepoint *kvt_entry_tracepoint(void)
+{
+	struct tracepoint *found = NULL;
+
+	for_each_kernel_tracepoint(kvt_match_entry, &found);
+	return found;
+}
+#endif
+
+/*
+ * Room for as many throttled VMs as a host has: all others' entries pay for those
+ * that share a place.
+ */
+#define KVT_HASH_BITS	10
+
+static DEFINE_HASHTABLE(kvt_watched, KVT_HASH_BITS);
+static DEFINE_SPINLOCK(kvt_watched_lock);
+
+static struct tracepoint *kvt_tracepoint;
+static atomic_t kvt_watchers;
+static DEFINE_MUTEX(kvt_probe_lock);
+static bool kvt_probing;
+
+static void kvt_unprobe(struct work_struct *work);
+static DECLARE_DELAYED_WORK(kvt_unprobe_work, kvt_unprobe);
+
+static void kvt_nothing(struct irq_work *work)
+{
+}
+
+static DEFINE_PER_CPU(struct irq_work, kvt_futile);
+
+void kvt_entry_refuse(void)
+{
+	irq_work_queue(this_cpu_ptr(&kvt_futile));
+}
+
+/* The throttle of @kvm.  Interrupts are off, which RCU takes for a reader. */
+static __always_inline struct kvt_vm *kvt_find(const struct kvm *kvm)
+{
+	struct kvt_vm *vm;
+
+	hash_for_each_possible_rcu_notrace(kvt_watched, vm, node,
+					   (unsigned long)kvm) {
+		if (vm->key == kvm)
+			return vm;
+	}
+	return NULL;
+}
+
+/* A vCPU of @vm is about to enter the guest. */
+static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
+{
+	struct kvt_vcpu *v = xa_load(&vm->vcpus, vcpu->vcpu_idx);
+	enum kvt_state state;
+
+	if (!v) {
+		kvt_vcpu_admit(vm, vcpu);
+		return;
+	}
+	state = READ_ONCE(v->state);
+	if (state == KVT_FREE)
+		return;
+	if (state != KVT_OPEN || READ_ONCE(v->task) != current ||
+	    READ_ONCE(v->cpu) != smp_processor_id())
+		kvt_vcpu_enter(v);
+}
+
+static void kvt_entry(void *unused, KVT_ENTRY_ARGS)
+{
+	struct kvm_vcpu *vcpu = kvt_loaded_vcpu();
+	struct kvt_vm *vm = kvt_find(vcpu->kvm);
+
+	if (unlikely(vm))
+		kvt_entry_of(vm, vcpu);
+}
+
+int kvt_entry_watch(void)
+{
+	int r = 0;
+
+	mutex_lock(&kvt_probe_lock);
+	/* First of all: others on the same tracepoint see what is decided here. */
+	if (!kvt_probing)
+		r = tracepoint_probe_register_prio(kvt_tracepoint, kvt_entry,
+						   NULL, INT_MAX);
+	if (!r) {
+		kvt_probing = true;
+		atomic_inc(&kvt_watchers);
+	}
+	mutex_unlock(&kvt_probe_lock);
+	return r;
+}
+
+/* It takes milliseconds to register a probe soon after this. */
+static void kvt_unprobe(struct work_struct *work)
+{
+	mutex_lock(&kvt_probe_lock);
+	if (kvt_probing && !atomic_read(&kvt_watchers)) {
+		tracepoint_probe_unregister(kvt_tracepoint, kvt_entry, NULL);
+		kvt_probing = false;
+	}
+	mutex_unlock(&kvt_probe_lock);
+}
+
+void kvt_entry_unwatch(void)
+{
+	if (atomic_dec_and_test(&kvt_watchers))
+		mod_delayed_work(system_unbound_wq, &kvt_unprobe_work, HZ);
+}
+
+void kvt_entry_add(struct kvt_vm *vm, bool add)
+{
+	lockdep_assert_held(&vm->lock);
+
+	if (add == vm->watched)
+		return;
+	vm->watched = add;
+	if (add)
+		atomic_inc(&kvt_watchers);
+	spin_lock(&kvt_watched_lock);
+	if (add)
+		hash_add_rcu(kvt_watched, &vm->node, (unsigned long)vm->key);
+	else
+		hash_del_rcu(&vm->node);
+	spin_unlock(&kvt_watched_lock);
+	if (!add)
+		kvt_entry_unwatch();
+}
+
+int __init kvt_entry_init(void)
+{
+	struct irq_work *futile;
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		futile = per_cpu_ptr(&kvt_futile, cpu);
+		*futile = IRQ_WORK_INIT_HARD(kvt_nothing);
+	}
+	kvt_tracepoint = kvt_entry_tracepoint();
+	return kvt_tracepoint ? 0 : -ENOENT;
+}
+
+void kvt_entry_exit(void)
+{
+	int cpu;
+
+	cancel_delayed_work_sync(&kvt_unprobe_work);
+	kvt_unprobe(NULL);
+	tracepoint_synchronize_unregister();
+	for_each_possible_cpu(cpu)
+		irq_work_sync(per_cpu_ptr(&kvt_futile, cpu));
+}
