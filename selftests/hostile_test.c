@@ -375,9 +375,23 @@ static void halt_briefly(u64 i)
 	}
 }
 
+/* A time at which a window opens, the earliest of some: the first may be late. */
+static u64 early_open(u64 i)
+{
+	u64 open = next_open(i), now, late;
+	int n;
+
+	for (n = 0; n < 8; n++) {
+		now = next_open(i);
+		late = (now - open) % grid.period;
+		open = late < grid.period / 2 ? now - late : now;
+	}
+	return open;
+}
+
 static void halt_through(u64 i)
 {
-	u64 open = next_open(i);
+	u64 open = early_open(i);
 
 	for (;;) {
 		work_until(i, open, open + grid.run - EARLY_US * grid.us);
