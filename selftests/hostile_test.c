@@ -34,7 +34,7 @@
 #include "throttle_util.h"
 
 /* Percent of the work that is due, and points of the CPU. */
-#define GAIN_BOUND	1.0
+#define GAIN_BOUND	0.2
 
 #define LEAST_SHARE	0.5
 
@@ -55,12 +55,8 @@
 /* What arch_long_exit() takes, about. */
 #define LONG_EXIT_US	3000
 
-/*
- * When the module looks for a vCPU that it didn't meet in KVM_RUN: soon at
- * first, then with a look's own duration.
- */
-#define FIRST_LOOKS_US	175
-#define LOOK_US		84
+/* For how long it then works between exits to user space. */
+#define DODGE_US	84
 
 enum attack {
 	WORK,
@@ -128,7 +124,7 @@ static const struct attack_info attacks[] = {
 		.kick_us = 50,
 	},
 	[DODGE] = {
-		.text = "exits whenever it is looked for",
+		.text = "is in user space when its window ends, and often then",
 		.nr_vcpus = 1,
 		.slow_exits = 1,
 		.gives_us = EARLY_US / 2,
@@ -340,27 +336,21 @@ static u64 work_to_end(u64 i, u64 open, u64 early)
 	return last;
 }
 
-/*
- * Outside KVM_RUN at each look, and at work in between: when the looks follow
- * each other closely, there is only luck.
- */
+/* Not in KVM_RUN when the window ends, and then back at work for a bit at a time. */
 static void dodge(u64 i)
 {
-	u64 last, look, end;
+	u64 last, now, end;
 
 	for (;;) {
 		last = work_to_end(i, next_open(i), EARLY_US * grid.us / 2);
-		look = last + FIRST_LOOKS_US * grid.us;
 		end = last + grid.period - grid.run;
 		do {
 			guest_exit();
-		} while (guest_clock() < look);
-		last = guest_clock();
-		while (!stalled(look, last) && last < end) {
-			look += LOOK_US * grid.us;
-			last = work_until(i, last, look);
-			guest_exit();
-		}
+			now = guest_clock();
+			if (stalled(last, now))
+				break;
+			last = work_until(i, now, now + DODGE_US * grid.us);
+		} while (last < end);
 	}
 }
 
