@@ -12,8 +12,8 @@
  *    own full speed.
  *  - CPU: the share of the host's CPU that the vCPUs' threads took, in guest
  *    mode, in the kernel and in the VMM, in points above what such a guest took
- *    that just works.  Signals to the VMM cost CPU without a throttle, too; they
- *    may cost twice as much (see "Outside KVM_RUN" in Documentation/design.md).
+ *    that just works.  Signals to the VMM cost CPU without a throttle, too.  With
+ *    one they may cost twice as much: each ends a sleep, and another one begins.
  *
  * Neither may be more than GAIN_BOUND.  Nor may the work be less than LEAST_SHARE of what
  * is due, without what the attacker itself gives away by leaving its windows early or by

@@ -31,7 +31,7 @@
 /* Nobody waits longer: it has not converged. */
 #define HORIZON_PASSES	100
 
-/* Lengths of a run and a sleep window together; see Documentation/design.md. */
+/* Lengths of a run and a sleep window together; see Documentation/internals.md. */
 #define TIMER_RUN_S	0.01
 #define MODULE_PERIOD_S	0.010472
 
