@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # kvm_throttle: everything starts here; `make help` lists what can be made.
 
-KDIR ?= /lib/modules/$(shell uname -r)/build
+# Without KDIR, the module is for the running kernel.
+ifndef KDIR
+running := $(shell uname -r)
+KDIR := /lib/modules/$(running)/build
+endif
 PREFIX ?= /usr/local
 SUITE ?= trixie
 export SUITE
 
-KBUILD = $(MAKE) -C $(KDIR) M=$(CURDIR)
+# What clang compiled takes clang's flags only.
+llvm = $(if $(LLVM),,$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' \
+	$(or $(O),$(KDIR))/include/config/auto.conf),LLVM=1))
+KBUILD = $(MAKE) -C $(KDIR) M=$(CURDIR) $(llvm)
+
+release = $(shell cat $(or $(O),$(KDIR))/include/config/kernel.release)
 
 ##@ Building and installing (seconds)
 
-.PHONY: all modules
+.PHONY: all modules probe
 all: modules			## the module, for the running kernel or KDIR
 modules:
+	@compat/check-tree $(or $(O),$(KDIR)) $(running)
 	+$(KBUILD) modules
+probe:				## just find out what the kernel has (kvt_chosen.h)
+	@compat/check-tree $(or $(O),$(KDIR)) $(running)
+	+$(KBUILD) KVT_PROBE=y modules
 
 .PHONY: tools
 tools:				## the kvm-throttle command, its tests, the example
@@ -37,13 +50,20 @@ simulator:
 bench-peers: selftests
 	$(MAKE) -C bench/peers
 
-.PHONY: install
+rules := $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-kvm-throttle.rules
+
+.PHONY: install uninstall
 install: modules		## install the module, and the command if it was made
 	+$(KBUILD) INSTALL_MOD_DIR=updates modules_install
-	install -D -m 644 udev/60-kvm-throttle.rules \
-		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-kvm-throttle.rules
+	install -D -m 644 udev/60-kvm-throttle.rules $(rules)
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
 	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
+uninstall:			## remove what install has installed, for the same kernel
+	rm -f $(INSTALL_MOD_PATH)/lib/modules/$(release)/updates/kvm_throttle.ko*
+	$(if $(INSTALL_MOD_PATH),,depmod $(release))
+	rm -f $(rules)
+	$(MAKE) -C tools uninstall
+	$(MAKE) -C tools/meter uninstall
 
 .PHONY: install-tools
 install-tools:			## install the command alone; needs no kernel headers

@@ -111,6 +111,7 @@
 #include <linux/xarray.h>
 
 #include "kvm_throttle.h"
+#include "kvt_chosen.h"
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
@@ -879,6 +880,9 @@ module_init(kvm_throttle_init);
 module_exit(kvm_throttle_exit);
 
 MODULE_DESCRIPTION("Throttles the vCPUs of KVM virtual machines");
+MODULE_AUTHOR("The kvm_throttle developers");
 MODULE_LICENSE("GPL");
+MODULE_VERSION(KVT_VERSION);
+MODULE_INFO(compat, KVT_CHOSEN);
 MODULE_ALIAS_MISCDEV(KVM_THROTTLE_MINOR);
 MODULE_ALIAS("devname:kvm_throttle");

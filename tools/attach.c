@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/pidfd.h>
 #include <unistd.h>
 
 #include <linux/kvm_throttle.h>
 
 #include "attach.h"
 #include "command.h"
+#include "pidfd.h"
 #include "throttle.h"
 
 #define DEVICE		"/dev/kvm_throttle"

@@ -10,12 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "pidfd.h"
 
 #define VM_FILE		"anon_inode:kvm-vm"
 

@@ -11,9 +11,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/pidfd.h>
 #include <unistd.h>
 
+#include "pidfd.h"
 #include "proc.h"
 #include "throttle.h"
 

@@ -22,7 +22,7 @@ list_sources()
 		find . \( -path ./.cache -o -name .tmp_versions \) -prune -o \
 			\( -type f -o -type l \) ! -name '*.[oa]' ! -name '*.ko' ! -name '*.mod' \
 			! -name '*.mod.c' ! -name '.*.cmd' ! -name '.*.d' ! -name Module.symvers \
-			! -name modules.order -print0 |
+			! -name modules.order ! -name kvt_chosen.h -print0 |
 			LC_ALL=C xargs -0 grep -Lazs -P '\A\x7fELF'
 	fi | LC_ALL=C sort -u
 }
