@@ -172,7 +172,7 @@ int main(int argc, char **argv)
 
 	if (fd < 0 || throttle_set(fd, percent))
 		return 1;
-	/* A new vCPU may run for 50 ms.  What is counted are sums: take differences. */
+	/* What is counted are sums since the throttle was set: take differences. */
 	if (throttle_wait(fd, 100))
 		errx(1, "the VM is gone");
 	if (throttle_get(fd, &before, 1) != 1)
