@@ -52,8 +52,8 @@ static struct tracepoint *kvt_entry_tracepoint(void)
 #endif
 
 /*
- * Room for as many throttled VMs as a host has: all others' entries pay for those
- * that share a place.
+ * Room for as many throttled VMs as a host has: where several share a place, all
+ * other VMs' entries take longer.
  */
 #define KVT_HASH_BITS	10
 
@@ -124,7 +124,7 @@ int kvt_entry_watch(void)
 	int r = 0;
 
 	mutex_lock(&kvt_probe_lock);
-	/* First of all: others on the same tracepoint see what is decided here. */
+	/* Before other probes, so that they see what is decided here. */
 	if (!kvt_probing)
 		r = tracepoint_probe_register_prio(kvt_tracepoint, kvt_entry,
 						   NULL, INT_MAX);

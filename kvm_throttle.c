@@ -33,41 +33,40 @@
  *
  *  - FREE and OPEN: the entry passes.  That is two comparisons, with no lock and
  *    no clock, unless the thread is another one or has come to another CPU.
- *  - CLOSED, WOKEN: it is looked at whether the window is open, and what is owed.
- *    If not, task work is queued to the thread, and an interrupt that is left
- *    pending makes the CPU leave the guest before its first instruction.  KVM's
- *    run loop then drops kvm->srcu and calls kvt_work(), which sleeps.  A signal
- *    ends that.
+ *  - CLOSED, WOKEN: the window may be open by now.  If it isn't, task work is queued
+ *    to the thread, and an interrupt is left pending, so that the CPU leaves the
+ *    guest before its first instruction.  KVM's run loop then drops kvm->srcu and
+ *    calls kvt_work(), which sleeps.  A signal ends that.
  *  - When the window ends, the hrtimer's interrupt itself forces the VM exit.  A
  *    thread that waits for a CPU in KVM_RUN has its task work queued as well, and
  *    sleeps when it gets one.  One that is outside KVM_RUN is left alone: it is
  *    seen when it enters.
  *
- * So a vCPU that halts or isn't run costs nothing, and nothing looks for new vCPUs
- * or threads: theirs is an entry that is refused until the thread has made itself
- * known, in task work as well, where it may sleep and pays for its memory.
+ * A vCPU that halts or isn't run costs nothing.  Nothing looks for new vCPUs or
+ * threads: their entries are refused until the thread has made itself known.  It
+ * does that in task work too, where it may sleep and pays for its memory.
  *
  * The loop is closed.  What a vCPU's thread ran past a window's end is charged to
  * it and taken off its next windows.  What a late wake-up and the way into the
  * guest took of a window is added at its end.  The arithmetic of all that is in
  * window.h.
  *
- * Here are the VMs and the fds; vcpu.c has the states but for what entry.c asks
- * for on its fast path.
+ * This file has the VMs and the fds, vcpu.c the states, entry.c the fast path.
+ * Documentation/internals.md follows a window through them.
  *
  * Who owns what, and in what order it dies:
  *
  *  - struct kvt_vm is held by its file, the throttle fd; by kvt_vm::dev while that
  *    is in the VM's list of devices; and by task work that admits a vCPU.
- *  - It holds no reference on the VM.  KVM destroys the devices of a VM with it:
- *    kvt_vm_destroyed() sets kvt_vm::kvm to NULL under kvt_vm::lock.  Who holds
- *    that lock may therefore look at *kvm, but the VM's vCPUs only with a
- *    reference of its own, which is never put as the last one in a context that
- *    somebody waits for: to destroy a VM may mean to wait for its process.
+ *  - It holds no reference on the VM.  KVM destroys the devices of a VM with it, and
+ *    kvt_vm_destroyed() then sets kvt_vm::kvm to NULL under kvt_vm::lock.  Who holds
+ *    that lock may look at *kvm.  To look at its vCPUs takes a reference.  A worker
+ *    puts that if it is the last: to destroy a VM may mean to wait for its process.
  *  - The last close of the file sets all vCPUs to FREE, and takes kvt_vm::dev out
- *    of the list, later if another has kvm->lock: a tenant may hold that for ever.
- *  - After its last reference, struct kvt_vm is freed an RCU grace period later,
- *    when no entry looks at it any more: it stops its vCPUs' timers then.
+ *    of the list.  If somebody has kvm->lock, a worker does that later: a tenant may
+ *    hold it for ever.
+ *  - struct kvt_vm is freed an RCU grace period after its last reference, when no
+ *    entry looks at it any more.  Its vCPUs' timers are stopped there.
  *  - struct kvt_vcpu is held by kvt_vm::vcpus and by its task work that is queued
  *    or running.  That can't be cancelled, so it may outlive the VM, and holds the
  *    module and the task_struct.  It is queued only to a thread that is in KVM_RUN,
@@ -116,17 +115,14 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* A number of those for local use, so that modprobe's alias can name it. */
+/* Of those for local use.  modprobe's alias needs one that is fixed. */
 #define KVM_THROTTLE_MINOR	249
 
-/*
- * What programs of the first API version know of a vCPU.  Fields that are added
- * behind that are for those who know them.
- */
+/* What programs of the first API version know of a vCPU; later fields follow. */
 #define KVM_THROTTLE_VCPU_SIZE_MIN \
 	offsetofend(struct kvm_throttle_vcpu_state, reserved)
 
-/* Users have limits of their own for what they write into the log. */
+/* How much is logged is limited for each user. */
 #define KVT_LOG_BITS	6
 
 static struct ratelimit_state kvt_log_limits[1 << KVT_LOG_BITS];
@@ -160,8 +156,8 @@ void kvt_vm_put(struct kvt_vm *vm)
 }
 
 /*
- * Put a reference on the VM.  If all others are gone by now, that destroys it,
- * which waits for its process on some kernels: not here.
+ * Put a reference on the VM.  The last one destroys it, which waits for its process
+ * on some kernels: a worker puts that.
  */
 static void kvt_put_kvm(struct kvt_vm *vm, struct kvm *kvm)
 {
@@ -247,7 +243,7 @@ static void kvt_kick_all(struct kvt_vm *vm)
 	unsigned long i;
 	int cpu;
 
-	/* Who enters after this has been read sees the change. */
+	/* Who enters after its mode has been read sees the change. */
 	smp_mb();
 	kvm_for_each_vcpu(i, vcpu, vm->kvm) {
 		cpu = READ_ONCE(vcpu->cpu);
@@ -356,7 +352,7 @@ static const struct kvm_device_ops kvt_dev_ops = {
 	.destroy = kvt_vm_destroyed,
 };
 
-/* Have KVM forget a throttle that is closed; its reference is the caller's then. */
+/* Have KVM forget a throttle that is closed.  The caller puts KVM's reference. */
 static void kvt_forget(struct kvt_vm *vm)
 {
 	lockdep_assert_held(&vm->lock);
@@ -374,7 +370,7 @@ static bool kvt_try_to_remove(struct kvt_vm *vm)
 
 	mutex_lock(&vm->lock);
 	kvm = vm->kvm;
-	/* If it is being destroyed, that is done there. */
+	/* A VM that is being destroyed does it itself. */
 	alive = kvm && kvm_get_kvm_safe(kvm);
 	if (alive) {
 		removed = mutex_trylock(&kvm->lock);
@@ -390,7 +386,7 @@ static bool kvt_try_to_remove(struct kvt_vm *vm)
 	return removed || !alive;
 }
 
-/* The file's reference is dropped when that is done. */
+/* Puts the file's reference when it has succeeded. */
 static void kvt_remove(struct work_struct *work)
 {
 	struct kvt_vm *vm = container_of(to_delayed_work(work), typeof(*vm),
@@ -412,7 +408,7 @@ static int kvt_set(struct kvt_vm *vm, u32 vcpu_id, struct kvt_setting *setting)
 	if (r)
 		return r;
 	serial = vm->serial;
-	/* Entries are looked at before there is something to see. */
+	/* Before the setting, so that no entry is missed. */
 	if (setting->percent_x100)
 		kvt_entry_add(vm, true);
 	if (setting->own)
@@ -613,7 +609,7 @@ static int kvt_claim(struct kvt_vm *vm, struct kvm *kvm)
 	struct kvt_vm *other;
 	int r = 0;
 
-	/* Its process has ended; another one holds the VM. */
+	/* Its process has ended; another one holds the VM's fd. */
 	if (!atomic_read(&kvm->mm->mm_users))
 		return -ESRCH;
 	/* The VM's process may have it for as long as it likes. */

@@ -174,7 +174,7 @@ struct kvt_turn {
  * @state: what it may do; entry.c reads it, @task and @cpu without @lock
  * @cpu: where it was let into the guest last, -1 if it wasn't
  * @task: the thread that runs it, with a reference; NULL until it is known
- * @turns: one for @task, one for a thread before that hasn't finished its own
+ * @turns: one for @task, one for a former thread whose task work isn't done yet
  *
  * @setting: what is in force
  * @window: its windows
@@ -201,19 +201,18 @@ struct kvt_turn {
  * @busy.off_ns: kvt_off_cpu_ns() then
  * @busy.run_ns: how long the thread had run then
  * @busy.on_cpu: where
- * @busy.in_guest: the window's end was told by an interrupt that was handled as
- *	in guest mode
+ * @busy.in_guest: the interrupt that ended the window was handled as in guest mode
  * @busy.irq_exits: kvt_irq_exits() then
- * @busy.fired_ns: when the window's end was told to a vCPU that ran or was ready
- *	to; 0 if it was neither
- * @busy.kicked: a signal has ended the sleep.  What the thread does until the
- *	next window is nothing that the guest has asked for, and no debt
+ * @busy.fired_ns: when the window ended, if the thread ran then or waited for a
+ *	CPU; otherwise 0
+ * @busy.kicked: a signal has ended the sleep.  The guest hasn't asked for what the
+ *	thread does until the next window, so that is no debt
  *
  * @stats: for KVM_GET_THROTTLE
- * @held_from_ns: since when it has been ready and held, which isn't yet in
- *	@stats, while KVT_CLOSED; 0 if it isn't
+ * @held_from_ns: since when it has wanted to run while KVT_CLOSED, which isn't in
+ *	@stats yet; 0 if it doesn't
  * @since_ns: up to when stats.elapsed_ns counts
- * @stall_from_ns: what stats.throttled_ns was when it last might run
+ * @stall_from_ns: what stats.throttled_ns was when it last could run
  *
  * Times are on the VM's grid.
  */

@@ -102,9 +102,9 @@ TRACE_EVENT(kvm_throttle_open,
 );
 
 /*
- * A vCPU that wanted to enter the guest goes to sleep until @open_ns.  The
- * window was to end at @planned_ns; the timer for that stopped the guest at
- * @fired_ns, which is 0 if the vCPU was not in the guest.
+ * A vCPU that wanted to enter the guest goes to sleep until @open_ns.  The window
+ * was to end at @planned_ns.  The timer ended it at @fired_ns, which is 0 if the
+ * thread neither ran then nor waited for a CPU.
  */
 TRACE_EVENT(kvm_throttle_close,
 	TP_PROTO(const struct kvt_vcpu *v, u64 fired_ns),

@@ -20,10 +20,7 @@
 #include "kvm_throttle.h"
 #include "trace.h"
 
-/*
- * What takes longer than this isn't the way out of the guest, or into it, but a
- * timer that is late, or another task.
- */
+/* The way into or out of the guest takes less.  More is a late timer, or a task. */
 #define KVT_WAY_NS	(KVT_WINDOW_MIN_NS / 2)
 
 /*
@@ -39,8 +36,8 @@ int __init kvt_vcpu_init(void)
 }
 
 /*
- * A hard interrupt for the end of a sleep is for real-time tasks only, as with any
- * sleep: it wakes all vCPUs of a VM on a CPU at once.
+ * With PREEMPT_RT, only a real-time task's sleep ends in a hard interrupt, as with
+ * any sleep: it wakes all vCPUs of a VM on a CPU at once.
  */
 static enum hrtimer_mode kvt_opening_mode(void)
 {
@@ -56,7 +53,7 @@ static bool kvt_cpu_is_idle(void)
 	       (IS_ENABLED(CONFIG_PREEMPT_RT) && single_task_running());
 }
 
-/* The last reference may be the one that task work held, so any task's. */
+/* In any task: task work may hold the last reference. */
 static void kvt_put(struct kvt_vcpu *v)
 {
 	if (!refcount_dec_and_test(&v->ref))
@@ -90,8 +87,8 @@ static void kvt_queue(struct kvt_vcpu *v, struct task_struct *task)
 }
 
 /*
- * What this grows by is how long the thread has been without a CPU: the sum of
- * its runtime is brought up to when it last was.
+ * Grows by the time that the thread is without a CPU.  The scheduler brings both up
+ * to date together, so while the thread runs, the difference stays.
  */
 static u64 kvt_off_cpu_ns(const struct kvt_vcpu *v)
 {
@@ -154,7 +151,7 @@ static void kvt_close(struct kvt_vcpu *v, u64 due)
 	struct kvm_vcpu *loaded;
 
 	loaded = here ? kvt_loaded_vcpu() : NULL;
-	/* Halted, it has left the guest by itself; KVM may look for a while. */
+	/* A halted vCPU has left the guest by itself; KVM may poll for a while. */
 	in_run = loaded == v->vcpu && !kvt_is_halted(loaded);
 	WRITE_ONCE(v->state, KVT_CLOSED);
 	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
@@ -162,7 +159,7 @@ static void kvt_close(struct kvt_vcpu *v, u64 due)
 	v->busy.from_ns = 0;
 	v->busy.fired_ns = task_is_running(v->task) ? now : 0;
 
-	/* What it does in KVM_RUN for another vCPU isn't this one's. */
+	/* What it does for another vCPU isn't charged to this one. */
 	if (kvt_task_on_cpu(v->task) && (!loaded || in_run)) {
 		v->busy.from_ns = due;
 		v->busy.off_ns = kvt_off_cpu_ns(v);
@@ -267,7 +264,7 @@ static void kvt_place_lock(struct kvt_vcpu *v, struct kvt_place *place)
 	if (v->setting.own || home < 0 || home == smp_processor_id())
 		return;
 	place->home = per_cpu_ptr(v->vm->cpus, home);
-	/* Two of these are never waited for. */
+	/* Nobody waits for the second one. */
 	if (!raw_spin_trylock(&place->home->lock)) {
 		place->home = NULL;
 		return;
@@ -386,7 +383,7 @@ static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 			v->busy.kicked = true;
 			trace_kvm_throttle_signal(v);
 		}
-		/* What comes before the guest then isn't the throttle's doing. */
+		/* The time until it enters again isn't the throttle's doing. */
 		WRITE_ONCE(v->state, KVT_CLOSED);
 		kvt_end_hold(v, now);
 		return false;
@@ -405,7 +402,7 @@ static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 	return !kvt_decide(v, now);
 }
 
-/* @v was woken with nothing else to do for its CPU: what is left is to enter. */
+/* Is entering all that is left to do for @v?  It was woken on an idle CPU then. */
 static bool kvt_may_go_on(struct kvt_vcpu *v)
 {
 	u64 now;
@@ -459,7 +456,7 @@ static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 	raw_spin_lock_irq(&v->lock);
 	WRITE_ONCE(v->vcpu->preempted, false);
 
-	/* A signal has ended it, or nothing in particular. */
+	/* Ended by a signal, or for no reason. */
 	if (v->state == KVT_ASLEEP)
 		kvt_wake(v, kvt_now(v->vm), KVT_CLOSED);
 	kvt_steal(v->stats.throttled_ns - before_ns);
@@ -609,10 +606,7 @@ out:
 	raw_spin_unlock(&v->lock);
 }
 
-/*
- * Bring the time statistics up to @now, which the setting that is in force has
- * to be true for.
- */
+/* Bring the time statistics up to @now; the setting has been in force until then. */
 static void kvt_account(struct kvt_vcpu *v, u64 now)
 {
 	lockdep_assert_held(&v->lock);
@@ -708,7 +702,7 @@ struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	v = kvt_alloc(vm, vcpu);
 	if (!v)
 		return ERR_PTR(-ENOMEM);
-	/* It isn't seen without; and who changes it after that finds @v. */
+	/* Nobody sees @v without a setting; and below, the setting may have changed. */
 	kvt_apply_vms(v, vm);
 	r = xa_insert(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT);
 	if (r) {
@@ -761,7 +755,7 @@ void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu)
 
 void kvt_vcpu_free(struct kvt_vcpu *v)
 {
-	/* Who has seen it in another state is done with its timers. */
+	/* Who saw it in another state is done with its timers after this. */
 	raw_spin_lock_irq(&v->lock);
 	raw_spin_unlock_irq(&v->lock);
 	hrtimer_cancel(&v->window.closing);

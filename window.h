@@ -11,11 +11,10 @@
  * is lost.  So a VM has one window on each CPU that its vCPUs run on: the first
  * vCPU to come settles where it ends, and the others share it, each as far as it
  * is due to itself.  A vCPU that was woken on another CPU than its own, and finds
- * the window there taken, takes its own CPU's along if nobody else needs that.
+ * the window there over, uses its own CPU's window if nobody else needs that.
  *
- * The loop is closed: the long-run share is exact while windows start and end
- * late by less than a period, and by less than what kvt_repay_most() and
- * kvt_debt_most() allow.
+ * The long-run share is exact, as long as windows start and end late by less than
+ * a period, and by less than what kvt_repay_most() and kvt_debt_most() allow.
  *
  * All times are nanoseconds on the VM's grid, that is, since its epoch: a grid
  * that starts at 0 can't wrap.
@@ -265,8 +264,8 @@ static inline u64 kvt_closed_ns(const struct kvt_grid *g,
 }
 
 /*
- * Run windows that have passed until window @n, or until the vCPU was woken if
- * that was before, since @from or since the last that @cpu knows of.
+ * How many run windows have passed: from @from, or from the last that @cpu knows
+ * of, to window @n, or to when the vCPU was woken if that was earlier.
  */
 static inline u64 kvt_missed(const struct kvt_grid *g, const struct kvt_cpu *cpu,
 			     u64 from, u64 n, u64 t, const struct kvt_late *late)

@@ -10,9 +10,9 @@
  *
  *	ioctl(fd, KVM_SET_THROTTLE, &set);
  *
- * Every field that is called reserved or padding must be zero, and so must
- * every flag bit that has no name here: both are EINVAL otherwise, so that they
- * can be given a meaning later.
+ * Every field that is called reserved or pad must be zero, and so must every flag
+ * bit that has no name here.  Anything else is EINVAL, so that they can be given a
+ * meaning later.
  */
 #ifndef _UAPI_LINUX_KVM_THROTTLE_H
 #define _UAPI_LINUX_KVM_THROTTLE_H
@@ -20,10 +20,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/*
- * Grows when something is added that a program may want to ask for; what is
- * here now keeps its meaning.
- */
+/* Grows when something is added.  What is here now keeps its meaning. */
 #define KVM_THROTTLE_API_VERSION	2
 
 /* A percentage is given in hundredths of a percent: 8000 is 80 %. */
@@ -46,13 +43,13 @@ struct kvm_throttle_attach {
 	__u64 reserved[3];
 };
 
-/* The setting is, or shall be, that of one vCPU and not the whole VM's. */
+/* The setting is for one vCPU, not for the whole VM. */
 #define KVM_THROTTLE_VCPU	(1U << 0)
 
 /**
  * struct kvm_throttle - argument of KVM_SET_THROTTLE
- * @flags: KVM_THROTTLE_VCPU, or 0 for every vCPU of the VM, those included
- *	that are yet to be created and those that had a setting of their own
+ * @flags: KVM_THROTTLE_VCPU for one vCPU; 0 for all, also for those that are
+ *	created later and those that had a setting of their own
  * @vcpu_id: with KVM_THROTTLE_VCPU the vCPU's id, which is what KVM_CREATE_VCPU
  *	was given; 0 otherwise
  * @percent_x100: share of the time that a vCPU is kept out of guest mode, in
@@ -61,8 +58,8 @@ struct kvm_throttle_attach {
  * @period_ns: length of one run window and one sleep window together, in
  *	nanoseconds, KVM_THROTTLE_PERIOD_MIN_NS to KVM_THROTTLE_PERIOD_MAX_NS;
  *	0 is KVM_THROTTLE_PERIOD_DEFAULT_NS.  The module lengthens a period in
- *	which one of the windows would be shorter than 97 microseconds;
- *	KVM_GET_THROTTLE returns what came of it
+ *	which one of the windows would be shorter than 97 microseconds.
+ *	KVM_GET_THROTTLE returns the period that is in force
  * @reserved: 0
  */
 struct kvm_throttle {
@@ -89,13 +86,12 @@ struct kvm_throttle {
  *	@percent_x100 / 10000
  * @windows: sleep windows that the vCPU slept in
  * @interrupted: sleeps that a signal ended
- * @retries: times that the vCPU was kept from entering the guest in a sleep
- *	window, as its thread was outside KVM_RUN or waited for a CPU when that
- *	began
- * @late_max_ns: worst lateness of a window's start or end so far, which later
- *	windows have repaid or will
- * @stall_max_ns: the longest that the throttle kept the vCPU out of guest mode
- *	at a time, that which lasts still included; 0 before version 2
+ * @retries: entries into the guest that were refused, as the thread had been
+ *	outside KVM_RUN when the sleep window began, for instance
+ * @late_max_ns: by how much a window has started or ended late at most.  Later
+ *	windows repay that
+ * @stall_max_ns: the longest time that the throttle kept the vCPU out of guest
+ *	mode without a break, one that still lasts included; 0 before version 2
  * @reserved: 0
  */
 struct kvm_throttle_vcpu_state {
@@ -123,7 +119,7 @@ struct kvm_throttle_vcpu_state {
  *	VM has.  If that is more, only the first have been stored
  * @vcpu_size: in: size of one element of @vcpus, as the caller was compiled,
  *	sizeof(struct kvm_throttle_vcpu_state); 0 if @nr_vcpus is 0.  A module
- *	that knows more fields than the caller leaves out the last ones, one
+ *	that knows more fields than the caller leaves out the last ones.  One
  *	that knows fewer stores zeroes in their place
  * @vcpus: in: address of the elements, which are in the order of the vCPUs'
  *	creation
@@ -145,9 +141,9 @@ struct kvm_throttle_state {
  * KVM_THROTTLE_GET_API_VERSION: no argument, returns KVM_THROTTLE_API_VERSION.
  *	EINVAL	there is an argument, and it is not 0
  *
- * KVM_THROTTLE_ATTACH: returns a throttle fd for the VM, close-on-exec.  Who
- * has the VM's fd may throttle it, and so may whoever is then passed the
- * throttle fd.  When its last copy is closed, the VM runs at full speed again.
+ * KVM_THROTTLE_ATTACH: returns a throttle fd for the VM, close-on-exec.  Who has
+ * the VM's fd may attach; who is passed the throttle fd may throttle.  When its
+ * last copy is closed, the VM runs at full speed again.
  *	EBADF	vm_fd is not open
  *	EBUSY	the VM has a throttle fd already
  *	EFAULT	the pointer is wrong
