@@ -116,7 +116,7 @@ check-kvm: vm			## KVM's own selftests, each also with its VMs throttled
 	vm/check-kvm
 
 .PHONY: check-guest
-check-guest: vm			## what a Linux guest says of its throttle: steal time, complaints
+check-guest: vm			## what a throttled Linux guest sees: steal time, warnings
 	vm/check-guest
 
 .PHONY: check-debug
@@ -143,13 +143,13 @@ demo: vm			## how exact it is, with a Linux guest (2 to 5 minutes)
 .PHONY: check-migration demo-migration bench-migration
 check-migration: vm qemu	## tests of the patched QEMU and of live migration with it
 	vm/check migration
-demo-migration: vm qemu	## the same, against stock QEMU: a table and a picture
+demo-migration: vm qemu	## a migration with it and with stock QEMU: a table and a picture
 	bench/migration/run demo
-bench-migration: vm qemu	## three of those, against the figures to reach
+bench-migration: vm qemu	## three of those, and the goals
 	bench/migration/run bench
 
 .PHONY: simulate-converge bench-converge
-simulate-converge:		## policies of throttling, simulated (seconds)
+simulate-converge:		## when and how much to throttle, simulated (seconds)
 	bench/converge/run simulate
 bench-converge: vm		## kvm-throttle converge against auto-converge (an hour)
 	bench/converge/run bench --runs 3
