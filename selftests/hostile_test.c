@@ -2,8 +2,8 @@
 /*
  * What does a guest gain that games its windows?
  *
- * The attackers here know the module: when windows open and close, when it looks
- * for a vCPU that was outside KVM_RUN, what it charges and what it makes up for.
+ * The attackers here know the module: when windows open and close, what it charges
+ * and what it makes up for.
  * They learn the grid from their own stalls.  Each is judged by two figures:
  *
  *  - work: useful work per second, over what is due.  That is the work of a
