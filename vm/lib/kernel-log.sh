@@ -10,7 +10,6 @@
 save_log()
 {
 	[[ -s $run_dir/console ]] || return 0
-	mkdir -p "$(dirname "$log")"
 	# Two runs may save theirs at the same time: never a mixture.
 	tr -d '\r' <"$run_dir/console" >"$run_dir/log"
 	mv "$run_dir/log" "$log"

@@ -215,6 +215,9 @@ cmd_run()
 	mkdir -p "$out"
 	machine_pid='' reader_pid='' booting=1
 	make_run_dir
+	# Not that of an earlier run, should there be none of this one.
+	mkdir -p "$(dirname "$log")"
+	: >"$log"
 	trap clean_up_run EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
