@@ -42,10 +42,13 @@ struct kvt_setting {
  * struct kvt_record - how far a CPU has given a VM its windows, with a lock
  * @lock: raw, innermost; a vCPU may look at the record of the CPU that it left
  * @cpu: what is said there
+ * @idle_ns: start of the last window for which a vCPU was woken while the CPU was
+ *	idle.  Without @lock: only that CPU's timers look at it
  */
 struct kvt_record {
 	raw_spinlock_t lock;	/* see above */
 	struct kvt_cpu cpu;
+	u64 idle_ns;
 };
 
 /* How many vCPUs of a VM can be admitted at the same time for sure. */

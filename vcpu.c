@@ -46,11 +46,21 @@ static enum hrtimer_mode kvt_opening_mode(void)
 	return HRTIMER_MODE_ABS_PINNED_HARD;
 }
 
-/* In a timer's handler: has this CPU nothing to do that a wake-up has to wait for? */
-static bool kvt_cpu_is_idle(void)
+/*
+ * In the handler that is to wake @v: has this CPU nothing to do that it has to wait
+ * for?  With PREEMPT_RT that is a thread, and runs on while it wakes more of them.
+ */
+static bool kvt_cpu_is_idle(const struct kvt_vcpu *v)
 {
-	return is_idle_task(current) || current->policy == SCHED_IDLE ||
-	       (IS_ENABLED(CONFIG_PREEMPT_RT) && single_task_running());
+	struct kvt_record *here = this_cpu_ptr(v->vm->cpus);
+
+	if (is_idle_task(current) || current->policy == SCHED_IDLE)
+		return true;
+	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+		return false;
+	if (single_task_running())
+		here->idle_ns = v->window.clock.open_ns;
+	return here->idle_ns == v->window.clock.open_ns;
 }
 
 /* In any task: task work may hold the last reference. */
@@ -210,7 +220,7 @@ static enum hrtimer_restart kvt_opening(struct hrtimer *timer)
 		goto out;
 
 	now = kvt_now(v->vm);
-	v->sleep.idle = kvt_cpu_is_idle();
+	v->sleep.idle = kvt_cpu_is_idle(v);
 	if (kvt_must_put_off(v)) {
 		v->sleep.put_off = true;
 		hrtimer_forward_now(timer, KVT_PUT_OFF_NS);
