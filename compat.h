@@ -16,6 +16,7 @@
 
 #include "compat/hrtimer.h"
 #include "compat/task_work.h"
+#include "compat/vcpu_pid.h"
 #include "compat/wake_order.h"
 
 /* Does a CPU run @task? */

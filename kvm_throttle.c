@@ -645,10 +645,9 @@ static int kvt_list_show(struct seq_file *s, void *unused)
 	struct kvt_vcpu *v;
 	unsigned long i;
 
-	mutex_lock(&vm->lock);
 	/* The VM is gone; its throttle fd isn't. */
-	if (!vm->kvm)
-		goto out;
+	if (kvt_vm_lock(vm))
+		return 0;
 
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
 	seq_printf(s, "pid %d\nowner %d %*pE\npercent %u.%02u\nperiod_ns %llu\n",
@@ -665,8 +664,7 @@ static int kvt_list_show(struct seq_file *s, void *unused)
 			   state.interrupted, state.retries, state.late_max_ns,
 			   state.stall_max_ns);
 	}
-out:
-	mutex_unlock(&vm->lock);
+	kvt_vm_unlock(vm);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(kvt_list);

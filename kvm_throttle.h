@@ -421,7 +421,7 @@ void kvt_vcpu_free(struct kvt_vcpu *v);
 /**
  * kvt_vcpu_get() - what is in force for a vCPU, and what happened
  * @v: the vCPU
- * @vm: its VM's throttle, with a reference
+ * @vm: its VM's throttle, locked; the caller has a reference on the VM
  * @state: result; ->tid is in the pid namespace of the caller
  */
 void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,

@@ -776,13 +776,15 @@ void kvt_vcpu_free(struct kvt_vcpu *v)
 void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,
 		  struct kvm_throttle_vcpu_state *state)
 {
+	pid_t tid = kvt_vcpu_tid(v->vcpu);
+
 	raw_spin_lock_irq(&v->lock);
 	kvt_account(v, kvt_now(vm));
 	*state = (struct kvm_throttle_vcpu_state) {
 		.vcpu_id = v->id,
 		.flags = v->setting.own ? KVM_THROTTLE_VCPU : 0,
 		.percent_x100 = v->setting.percent_x100,
-		.tid = v->task ? task_pid_vnr(v->task) : 0,
+		.tid = tid,
 		.period_ns = v->window.grid.period_ns,
 		.elapsed_ns = v->stats.elapsed_ns,
 		.throttled_ns = v->stats.throttled_ns,

@@ -130,6 +130,18 @@ static void wait_for_sleep(int fd)
 	} while (after.throttled_ns - before.throttled_ns < MS / 2);
 }
 
+/* Whoever finds a throttle tells by its threads which VM's it is. */
+TEST_F(vcpu, threads_are_told_at_full_speed)
+{
+	pid_t tid;
+
+	START(GUEST_WORK, 1);
+	sleep_ns(10 * MS);
+	tid = state_of(self->fd, 0).tid;
+	EXPECT_NE(tid, getpid());
+	EXPECT_EQ(syscall(SYS_tgkill, getpid(), tid, 0), 0);
+}
+
 TEST_F(vcpu, guest_that_exits_all_the_time)
 {
 	double full, slow;

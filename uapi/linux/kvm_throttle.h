@@ -76,9 +76,8 @@ struct kvm_throttle {
  * @vcpu_id: the vCPU's id, which is what KVM_CREATE_VCPU was given
  * @flags: KVM_THROTTLE_VCPU if it has a setting of its own
  * @percent_x100: the percentage in force, in hundredths of a percent
- * @tid: the thread that ran the vCPU last while there was a throttle, as the
- *	caller's pid namespace names it; 0 if none has, or if the thread isn't in
- *	that namespace
+ * @tid: the thread that ran the vCPU last, as the caller's pid namespace names
+ *	it; 0 if none has, or if the thread has ended or isn't in that namespace
  * @period_ns: the period in force, in nanoseconds; 0 at full speed
  * @elapsed_ns: for how long the vCPU has had a percentage other than 0
  * @throttled_ns: for how much of @elapsed_ns the throttle kept the vCPU out of
