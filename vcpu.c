@@ -569,11 +569,17 @@ static void kvt_follow(struct kvt_vcpu *v)
 		  HRTIMER_MODE_ABS_PINNED_HARD);
 }
 
+/* Have this thread go through kvt_work() in place of the guest. */
+static void kvt_turn_back(struct kvt_vcpu *v)
+{
+	kvt_queue(v, current);
+	kvt_entry_refuse();
+}
+
 static void kvt_refuse(struct kvt_vcpu *v)
 {
 	v->stats.retries++;
-	kvt_queue(v, current);
-	kvt_entry_refuse();
+	kvt_turn_back(v);
 	trace_kvm_throttle_retry(v);
 }
 
@@ -605,7 +611,7 @@ void kvt_vcpu_enter(struct kvt_vcpu *v)
 	 * for the lock can't be set here: not now.
 	 */
 	if (v->task != current)
-		kvt_refuse(v);
+		kvt_turn_back(v);
 	else if (hrtimer_try_to_cancel(&v->window.closing) < 0)
 		kvt_entry_refuse();
 	else if (v->state == KVT_OPEN)
