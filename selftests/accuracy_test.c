@@ -250,9 +250,8 @@ static void set_long_turns(int fd, int nr_vcpus)
 	struct kvm_throttle_vcpu_state states[GUEST_VCPUS_MAX];
 	int i;
 
-	/* A thread is known when it has entered the guest under a throttle. */
-	TEST_ASSERT(!throttle_set(fd, 1, 0), "KVM_SET_THROTTLE");
 	for (i = 0; i < nr_vcpus; i++) {
+		/* The thread is known when the vCPU has run. */
 		do {
 			sleep_ns(100 * MS);
 			TEST_ASSERT(throttle_get(fd, states, nr_vcpus, NULL) == nr_vcpus,
@@ -260,7 +259,6 @@ static void set_long_turns(int fd, int nr_vcpus)
 		} while (!states[i].tid);
 		take_long_turns(states[i].tid);
 	}
-	TEST_ASSERT(!throttle_set(fd, 0, 0), "KVM_SET_THROTTLE");
 }
 
 /* Do the guest, the meter and the module's counters say the same? */

@@ -33,7 +33,7 @@
 #define VMS_MAX			10000
 #define VCPUS_MAX		1024
 
-/* How often to have the module look for new vCPUs. */
+/* How often to ask for the windows so far: they are gone with their VM. */
 #define LOOK_NS			5000000
 
 static u32 percent_x100;
@@ -133,7 +133,6 @@ static void throttle_vm(pid_t tid, int fd)
 	nr_vms++;
 }
 
-/* To be asked makes the module look for vCPUs. */
 static void look(void)
 {
 	static struct kvm_throttle_vcpu_state states[VCPUS_MAX];

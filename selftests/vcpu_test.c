@@ -724,7 +724,7 @@ TEST_F(vcpu, busy_thread_that_owns_many)
 /* Context switches of the whole machine. */
 static u64 switches(u64 ns)
 {
-	unsigned long long before, after;
+	unsigned long long before, after = 0;
 	int round;
 
 	for (round = 0; round < 2; round++) {

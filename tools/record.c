@@ -28,7 +28,7 @@
 /* ...and what is as old as this is sure to be in them. */
 #define SETTLE_NS	NSEC_PER_MSEC
 
-/* The module takes up to 50 ms to see that a VM has ended. */
+/* A VM may end a moment after its process. */
 #define DEATH_NS	(100 * NSEC_PER_MSEC)
 
 #define PROGRESS_NS	NSEC_PER_SEC
