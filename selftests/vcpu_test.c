@@ -524,7 +524,6 @@ TEST_F(vcpu, another_thread_in_an_open_window)
 	int i;
 
 	START(GUEST_WORK, 1);
-	be_on_time();
 	ASSERT_EQ(throttle_set(self->fd, 2000, 100 * MS), 0);
 	sleep_ns(30 * MS);
 	for (i = 0; i < 3; i++) {

@@ -191,7 +191,7 @@ static bool set_vms(const struct peer *peer, u32 target)
 /* Until what is measured doesn't change any more: cpulimit's feedback is slow. */
 static void settle(const struct peer *peer, u32 target)
 {
-	sleep_ns(max(300 * MS, 3 * peer->period_ns(target)));
+	sleep_ns(max((u64)(300 * MS), 3 * peer->period_ns(target)));
 	if (!strcmp(peer->name, "sigstop") && target)
 		sleep_ns(5000 * MS);
 }
@@ -299,7 +299,7 @@ static void share(const struct peer *peer, enum bench_guest_kind kind, int nr, i
 	start_vms(peer, kind, nr, nr_vcpus);
 	run_vms(nr_vcpus);
 	ready_vms(peer);
-	full = speed(measure_median(peer, 0, max(ns, nr * nr_vcpus * 5 * TURN_NS), nr_vcpus));
+	full = speed(measure_median(peer, 0, max(ns, (u64)(nr * nr_vcpus * 5 * TURN_NS)), nr_vcpus));
 	printf("\"full_speed\": %.1f, \"results\": [", full);
 	for (i = 0; i < nr_targets; i++) {
 		if (i)
@@ -644,15 +644,6 @@ static void latency(const struct peer *peer, int nr_vcpus, u32 target, int count
 	}
 	printf("]");
 	end_vms(peer);
-}
-
-/* This process has to be on time; those that it starts are as others. */
-static void be_on_time(void)
-{
-	struct sched_param param = { .sched_priority = 1 };
-
-	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param),
-		    "sched_setscheduler");
 }
 
 static long integer(const char *text, long low, long high)

@@ -69,7 +69,7 @@ static u64 module_period_ns(u32 percent_x100)
 {
 	/* No run window is shorter than that. */
 	return max((u64)KVM_THROTTLE_PERIOD_DEFAULT_NS,
-		   97000ULL * PERCENT_ALL / (PERCENT_ALL - percent_x100));
+		   (u64)97000 * PERCENT_ALL / (PERCENT_ALL - percent_x100));
 }
 
 /* --- throttles that the VMM makes itself ----------------------------------- */

@@ -315,7 +315,7 @@ void bench_vm_start(struct bench_vm *vm, int index, enum bench_guest_kind kind,
 		    enum bench_vmm vmm_kind, int nr_vcpus)
 {
 	int sockets[2], memory_fd, state_fd;
-	char answer;
+	char answer = 0;
 
 	*vm = (struct bench_vm) { .nr_vcpus = nr_vcpus, .index = index, .vmm = vmm_kind };
 	vm->state = bench_shared(sizeof(*vm->state), &state_fd);
