@@ -69,6 +69,16 @@ def machine():
     return {'kernel': os.uname().release, 'vendor': vendor, 'cpus': os.cpu_count()}
 
 
+def as_text(run):
+    """JSON with a line for each measurement: a diff shows which ones changed."""
+    run = dict(run)
+    results = [json.dumps(result) for result in run.pop('results', ())]
+    text = json.dumps(run)
+    if results:
+        text = text[:-1] + ', "results": [\n  ' + ',\n  '.join(results) + ']}'
+    return text
+
+
 class Bench:
     """Measurements and their results."""
 
@@ -102,7 +112,7 @@ class Bench:
     def save(self):
         """What there is by now is of use, whatever happens to the rest."""
         with open(self.output, 'w', encoding='utf-8') as file:
-            file.write('[\n' + ',\n'.join(map(json.dumps, self.runs)) + '\n]\n')
+            file.write('[\n' + ',\n'.join(map(as_text, self.runs)) + '\n]\n')
 
     def with_guest(self, measure, peer, *arguments):
         """Arguments of run(), for a Linux guest, which lives on for the next one."""
