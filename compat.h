@@ -40,9 +40,9 @@ static inline u64 kvt_irq_exits(const struct kvm_vcpu *vcpu)
 }
 
 /*
- * Was it the interrupt that made @vcpu leave guest mode, if one was handled as if it
- * had come there, and kvt_irq_exits() said @irq_exits?  x86 handles those like this
- * that come with any exit, arm64 only those that are its reason.
+ * An interrupt was handled as if it had come in guest mode, and kvt_irq_exits() said
+ * @irq_exits then.  Did it make @vcpu leave guest mode?  On arm64 always; x86 handles
+ * an interrupt that way after an exit for any reason.
  */
 static inline bool kvt_was_interrupted(const struct kvm_vcpu *vcpu, u64 irq_exits)
 {
@@ -84,9 +84,9 @@ static inline bool kvt_guest_sees_preemption(const struct kvm_vcpu *vcpu)
 }
 
 /*
- * @vcpu is run by this thread from now on, not by @before.  KVM takes what this one
- * has waited less than that off the guest's steal time: let it be no less, and the
- * guest told so before it runs.
+ * @vcpu is run by this thread from now on, not by @before.  If this thread has waited
+ * less than that one, KVM would take the difference off the guest's steal time.  So
+ * raise it to the same, and have KVM update the guest's before it runs.
  */
 static inline void kvt_steal_keep(struct kvm_vcpu *vcpu,
 				  const struct task_struct *before)

@@ -4,11 +4,11 @@
  *
  * KVM's tracepoint kvm_entry is called in the vCPU's thread right before each
  * entry, with interrupts off and after KVM's last look at what is requested of
- * the vCPU.  So whoever is let pass here is in the guest next, and an interrupt
+ * the vCPU.  So a vCPU that is let pass here is in the guest next, and an interrupt
  * that is sent after that forces it out again.
  *
- * The probe is there while a throttle is in force, for all VMs; for others than
- * the throttled ones it costs a look into a hash.
+ * The probe is there while any throttle is in force.  It is called for all VMs: one
+ * that isn't throttled pays a look into a hash.
  */
 
 #include <linux/hashtable.h>
@@ -52,8 +52,8 @@ static struct tracepoint *kvt_entry_tracepoint(void)
 #endif
 
 /*
- * Room for as many throttled VMs as a host has: where several share a place, all
- * other VMs' entries take longer.
+ * Room for as many throttled VMs as a host has.  With more, buckets have several, and
+ * the entries of all VMs take longer.
  */
 #define KVT_HASH_BITS	10
 

@@ -63,8 +63,8 @@
  *    that lock may look at *kvm.  To look at its vCPUs takes a reference.  A worker
  *    puts that if it is the last: to destroy a VM may mean to wait for its process.
  *  - The last close of the file sets all vCPUs to FREE, and takes kvt_vm::dev out
- *    of the list.  If somebody has kvm->lock, a worker does that later: a tenant may
- *    hold it for ever.
+ *    of the list.  If somebody has kvm->lock, a worker does that later: the
+ *    VM's process may hold it for ever.
  *  - struct kvt_vm is freed an RCU grace period after its last reference, when no
  *    entry looks at it any more.  Its vCPUs' timers are stopped there.
  *  - struct kvt_vcpu is held by kvt_vm::vcpus and by its task work that is queued
@@ -115,14 +115,14 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* Of those for local use.  modprobe's alias needs one that is fixed. */
+/* From the range for local use.  The module's alias needs a fixed one. */
 #define KVM_THROTTLE_MINOR	249
 
 /* What programs of the first API version know of a vCPU; later fields follow. */
 #define KVM_THROTTLE_VCPU_SIZE_MIN \
 	offsetofend(struct kvm_throttle_vcpu_state, reserved)
 
-/* How much is logged is limited for each user. */
+/* Each user has a limit to what is logged; users that hash alike share one. */
 #define KVT_LOG_BITS	6
 
 static struct ratelimit_state kvt_log_limits[1 << KVT_LOG_BITS];
@@ -130,7 +130,7 @@ static atomic_t kvt_last_id;
 static struct dentry *kvt_debugfs;
 static struct workqueue_struct *kvt_wq;
 
-/* For what may wait for a VM's process. */
+/* For work that may have to wait for a VM's process. */
 static struct workqueue_struct *kvt_put_wq;
 
 static void kvt_vm_free(struct work_struct *work)
@@ -243,7 +243,7 @@ static void kvt_kick_all(struct kvt_vm *vm)
 	unsigned long i;
 	int cpu;
 
-	/* Who enters after its mode has been read sees the change. */
+	/* A vCPU that enters after its mode was read here sees the change. */
 	smp_mb();
 	kvm_for_each_vcpu(i, vcpu, vm->kvm) {
 		cpu = READ_ONCE(vcpu->cpu);
@@ -318,8 +318,8 @@ static u32 kvt_most(struct kvt_vm *vm)
 }
 
 /*
- * Nothing of the VM's is used after this.  Its process may have called us, or may
- * wait for us.
+ * Set full speed for good.  Nothing of the VM is used after this.  Its process may be
+ * the caller, or may wait for it.
  */
 static void kvt_let_go(struct kvt_vm *vm, bool dead)
 {

@@ -51,7 +51,7 @@ struct kvt_record {
 	u64 idle_ns;
 };
 
-/* How many vCPUs of a VM can be admitted at the same time for sure. */
+/* Slots for vCPUs that are being admitted.  One whose slot is taken tries again. */
 #define KVT_ADMITS	16
 
 /**
@@ -89,7 +89,7 @@ struct kvt_admit {
  * @watched: @node is in entry.c's hash
  * @remove: kvt_remove(), while another holds kvm->lock
  * @put: puts the last reference on @last
- * @last: the VM, if all others have put theirs
+ * @last: the VM, if this has its last reference
  * @free: frees this when no entry looks at it any more
  * @death: where poll() waits for @kvm to become NULL
  * @debugfs: lists @vcpus

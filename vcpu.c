@@ -47,8 +47,9 @@ static enum hrtimer_mode kvt_opening_mode(void)
 }
 
 /*
- * In the handler that is to wake @v: has this CPU nothing to do that it has to wait
- * for?  With PREEMPT_RT that is a thread, and runs on while it wakes more of them.
+ * Called by the handler that wakes @v: is this CPU free for it?  With PREEMPT_RT the
+ * handler is a thread, which wakes several vCPUs in turn.  What it found for the
+ * first of them goes for the others of that window too.
  */
 static bool kvt_cpu_is_idle(const struct kvt_vcpu *v)
 {
@@ -63,7 +64,7 @@ static bool kvt_cpu_is_idle(const struct kvt_vcpu *v)
 	return here->idle_ns == v->window.clock.open_ns;
 }
 
-/* In any task: task work may hold the last reference. */
+/* Called in any task, as task work may hold the last reference. */
 static void kvt_put(struct kvt_vcpu *v)
 {
 	if (!refcount_dec_and_test(&v->ref))
@@ -97,8 +98,8 @@ static void kvt_queue(struct kvt_vcpu *v, struct task_struct *task)
 }
 
 /*
- * Grows by the time that the thread is without a CPU.  The scheduler brings both up
- * to date together, so while the thread runs, the difference stays.
+ * Grows while the thread has no CPU.  While it runs, the scheduler advances both
+ * together, so that the difference stays the same.
  */
 static u64 kvt_off_cpu_ns(const struct kvt_vcpu *v)
 {
@@ -153,7 +154,7 @@ static bool kvt_was_preempted(const struct kvt_vcpu *v)
 	       task_is_running(v->task) && !kvt_task_on_cpu(v->task);
 }
 
-/* The window of @v is over since @due.  In an interrupt, on any CPU. */
+/* The window of @v ended at @due.  Called in an interrupt, on any CPU. */
 static void kvt_close(struct kvt_vcpu *v, u64 due)
 {
 	bool here = v->task == current, in_run;
@@ -240,7 +241,7 @@ out:
 /**
  * struct kvt_place - the records that a vCPU's window is decided by, locked
  * @here: the CPU's, or NULL
- * @home: that of the CPU which it had its last window on, if that is another one
+ * @home: that of the CPU that it had its last window on, if that is another one
  * @cpu: what @here holds, or the vCPU's own
  * @home_cpu: what @home holds, or NULL
  */
@@ -274,7 +275,7 @@ static void kvt_place_lock(struct kvt_vcpu *v, struct kvt_place *place)
 	if (v->setting.own || home < 0 || home == smp_processor_id())
 		return;
 	place->home = per_cpu_ptr(v->vm->cpus, home);
-	/* Nobody waits for the second one. */
+	/* Never waited for: two CPUs may each want the other's. */
 	if (!raw_spin_trylock(&place->home->lock)) {
 		place->home = NULL;
 		return;
@@ -379,7 +380,7 @@ static bool kvt_is_too_late(struct kvt_vcpu *v, u64 now)
 	return over;
 }
 
-/* In KVM_RUN, in task work: has @v to sleep until its clock's open_ns? */
+/* Called in task work, in KVM_RUN: must @v sleep until its clock's open_ns? */
 static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 {
 	lockdep_assert_held(&v->lock);
@@ -412,7 +413,7 @@ static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 	return !kvt_decide(v, now);
 }
 
-/* Is entering all that is left to do for @v?  It was woken on an idle CPU then. */
+/* May @v go straight on: woken on an idle CPU, in time, and no signal pending? */
 static bool kvt_may_go_on(struct kvt_vcpu *v)
 {
 	u64 now;
@@ -718,7 +719,7 @@ struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	v = kvt_alloc(vm, vcpu);
 	if (!v)
 		return ERR_PTR(-ENOMEM);
-	/* Nobody sees @v without a setting; and below, the setting may have changed. */
+	/* Before anybody sees @v, and again after: the setting may have changed. */
 	kvt_apply_vms(v, vm);
 	r = xa_insert(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT);
 	if (r) {
@@ -771,7 +772,7 @@ void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu)
 
 void kvt_vcpu_free(struct kvt_vcpu *v)
 {
-	/* Who saw it in another state is done with its timers after this. */
+	/* Whoever saw another state starts timers under the lock: wait for that. */
 	raw_spin_lock_irq(&v->lock);
 	raw_spin_unlock_irq(&v->lock);
 	hrtimer_cancel(&v->window.closing);

@@ -32,8 +32,8 @@
 #include <linux/kvm_throttle.h>
 
 /*
- * A shorter window is mostly spent on getting into and out of the guest.  Where
- * this sets the period, it keeps that from being a multiple of the clock's tick.
+ * A shorter window would mostly be spent on getting into and out of the guest.  Not
+ * a round number, so that a period which follows from it is no multiple of the tick.
  */
 #define KVT_WINDOW_MIN_NS	(97 * NSEC_PER_USEC)
 
@@ -67,9 +67,8 @@ struct kvt_grid {
  * @users: how many vCPUs were, in that window
  * @open_ns: when the first one was, or would have been if it had not had to wait
  * @close_ns: end of that window on this CPU
- * @repaid_ns: what of that is for @cost_ns
- * @cost_ns: what opening windows has taken of them since, which the next one will
- *	make up for
+ * @repaid_ns: the part of that which repaid @cost_ns
+ * @cost_ns: what it has taken to open windows since; the next one is longer by that
  */
 struct kvt_cpu {
 	u64 grid;
@@ -87,8 +86,8 @@ struct kvt_cpu {
  * @open_ns: the vCPU stays out of the guest until then
  * @close_ns: end of the run window; past the end of the period if the vCPU is
  *	owed more than is left of that
- * @debt_ns: run time that the vCPU has had too much
- * @used: last window that it was let into the guest in
+ * @debt_ns: run time that the vCPU has had beyond its share
+ * @used: the last window in which it was let into the guest
  */
 struct kvt_clock {
 	u64 window;
