@@ -28,7 +28,8 @@
 
 /*
  * Returns a throttle fd for the VM, or -1 if it can't be had: then say why, and go on
- * without a throttle, or with one of your own.
+ * without a throttle, or with one of your own.  Not if somebody else throttles this VM:
+ * two throttles add up.
  */
 static int throttle_attach(int vm_fd)
 {
@@ -37,7 +38,7 @@ static int throttle_attach(int vm_fd)
 	int fd;
 
 	if (dev < 0) {
-		/* ENOENT, ENODEV: no module; EACCES: see the udev rule. */
+		/* ENOENT, ENODEV: no module; EACCES: the udev rule; EPERM: the cgroup. */
 		warn("/dev/kvm_throttle");
 		return -1;
 	}
@@ -57,10 +58,10 @@ static int throttle_attach(int vm_fd)
 	return fd;
 }
 
-/* Returns 0, or -1: nothing has changed then.  0 % is full speed. */
-static int throttle_set(int fd, double percent)
+/* Returns 0, or -1: nothing has changed then.  8000 is 80 %, 0 is full speed. */
+static int throttle_set(int fd, uint32_t percent_x100)
 {
-	struct kvm_throttle set = { .percent_x100 = percent * 100 };
+	struct kvm_throttle set = { .percent_x100 = percent_x100 };
 
 	if (!ioctl(fd, KVM_SET_THROTTLE, &set))
 		return 0;
@@ -170,9 +171,9 @@ int main(int argc, char **argv)
 	struct kvm_throttle_vcpu_state before, vcpu;
 	int fd = throttle_attach(create_vm());
 
-	if (fd < 0 || throttle_set(fd, percent))
+	if (fd < 0 || throttle_set(fd, percent * 100 + 0.5))
 		return 1;
-	/* What is counted are sums since the throttle was set: take differences. */
+	/* What is counted are sums since the VM was attached to: take differences. */
 	if (throttle_wait(fd, 100))
 		errx(1, "the VM is gone");
 	if (throttle_get(fd, &before, 1) != 1)

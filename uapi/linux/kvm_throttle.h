@@ -137,8 +137,8 @@ struct kvm_throttle_state {
 /*
  * On /dev/kvm_throttle.  Any other ioctl is ENOTTY.
  *
- * KVM_THROTTLE_GET_API_VERSION: no argument, returns KVM_THROTTLE_API_VERSION.
- *	EINVAL	there is an argument, and it is not 0
+ * KVM_THROTTLE_GET_API_VERSION: the argument is 0; returns KVM_THROTTLE_API_VERSION.
+ *	EINVAL	the argument is not 0
  *
  * KVM_THROTTLE_ATTACH: returns a throttle fd for the VM, close-on-exec.  Who has
  * the VM's fd may attach; who is passed the throttle fd may throttle.  When its
@@ -156,8 +156,8 @@ struct kvm_throttle_state {
 #define KVM_THROTTLE_ATTACH		_IOW(0xB9, 0x01, struct kvm_throttle_attach)
 
 /*
- * On a throttle fd.  poll() reports POLLHUP when the VM is gone.  Any other ioctl
- * is ENOTTY; read() and write() are EINVAL.
+ * On a throttle fd.  poll() reports POLLHUP when the VM is gone: nobody has its fd
+ * or a vCPU's any more.  Any other ioctl is ENOTTY; read() and write() are EINVAL.
  *
  * KVM_SET_THROTTLE: returns 0.  A change is in force within one period; full
  * speed is at once.  A new vCPU, or one in a new thread, is throttled from its
@@ -167,13 +167,13 @@ struct kvm_throttle_state {
  *		vcpu_id is not 0 without KVM_THROTTLE_VCPU
  *	ENOENT	there is no vCPU with that id
  *	ENOMEM	out of memory
- *	ESRCH	the VM is gone
+ *	ESRCH	the VM is gone, or its process
  * After an error nothing has changed.
  *
  * KVM_GET_THROTTLE: returns 0.
  *	EFAULT	a pointer is wrong
  *	EINVAL	flags or reserved are not 0; vcpu_size is smaller than the struct
- *		of version 1 or larger than a page, or not 0 while nr_vcpus is
+ *		of version 1 or larger than a page, or not 0 while nr_vcpus is 0
  *	ENOMEM	out of memory
  *	ESRCH	the VM is gone
  */
