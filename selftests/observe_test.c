@@ -517,7 +517,7 @@ TEST_F(observe, steal_time_in_another_thread)
 {
 #ifdef __x86_64__
 	volatile struct kvm_steal_time *st;
-	u64 steal;
+	u64 steal, work, patience;
 	int fd, i;
 
 	st = ask_for_steal_time(&self->guest);
@@ -529,8 +529,13 @@ TEST_F(observe, steal_time_in_another_thread)
 		steal = st->steal;
 		EXPECT_GT(steal, 0);
 		guest_stop(&self->guest, 0);
+		work = guest_work(&self->guest);
 		guest_start(&self->guest, 0);
-		sleep_ns(100 * MS);
+		/* It is told before it runs. */
+		patience = now_ns() + 10000 * MS;
+		while (guest_work(&self->guest) == work && now_ns() < patience)
+			sleep_ns(1 * MS);
+		ASSERT_GT(guest_work(&self->guest), work);
 		EXPECT_GE(st->steal, steal);
 	}
 	close(fd);
