@@ -983,12 +983,27 @@ static void do_debug(pid_t tid, u64 x)
 	count(DEBUG, WIFEXITED(status) && !WEXITSTATUS(status));
 }
 
+/*
+ * A worker that ends may close the last fd of another one's VM.  KVM then waits for a
+ * thread of that one's process, which mustn't be stopped.
+ */
+static void wait_for_worker(pid_t pid, int *status)
+{
+	int i;
+
+	while (!waitpid(pid, status, WNOHANG)) {
+		for (i = 0; i < NR_WORKERS; i++)
+			kill(shared->worker[i], SIGCONT);
+		usleep(1000);
+	}
+}
+
 static void reap_worker(int worker, pid_t pid)
 {
 	int i, status;
 
 	/* It may have ended by itself when it was told to, not before. */
-	waitpid(pid, &status, 0);
+	wait_for_worker(pid, &status);
 	if (WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status) != SIGKILL) {
 		ksft_print_msg("a worker ended with status 0x%x\n", status);
 		shared->wrong++;
