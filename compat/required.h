@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * compat: what a kernel must have been configured with.  compat/probe compiles
- * this first, and says no more than what the first #error here says.
+ * compat: the lowest kernel, and what one must have been configured with.  compat/probe
+ * compiles this first, and says no more than what the first #error here says.
  */
 #if !defined(CONFIG_X86_64) && !defined(CONFIG_ARM64)
 /* Elsewhere KVM runs no task work before it enters the guest, or with kvm->srcu held. */
@@ -16,4 +16,13 @@
 #error "this kernel has no high resolution timers (CONFIG_HIGH_RES_TIMERS)"
 #elif !defined(KVT_TASK_WORK_ADD_EXPORTED) && !defined(CONFIG_KPROBES)
 #error "this kernel neither exports task_work_add() nor has kprobes (CONFIG_KPROBES) for it"
+#else
+/*
+ * The lowest kernel is Linux 5.14, and RHEL 9's, which is called so.  What came with it is
+ * task_is_running(); what else older ones lack, and how to do without, nobody has tried.
+ */
+#include <linux/sched.h>
+#ifndef task_is_running
+#error "it is too old, the lowest is 5.14 (Debian 12, Ubuntu 22.04, RHEL 9)"
+#endif
 #endif
