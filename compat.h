@@ -93,10 +93,16 @@ static inline void kvt_steal_keep(struct kvm_vcpu *vcpu,
 {
 #ifdef CONFIG_SCHED_INFO
 	u64 ns = READ_ONCE(before->sched_info.run_delay);
+	bool less;
 
-	if (current->sched_info.run_delay >= ns)
+	/* The scheduler adds to it when the thread gets a CPU. */
+	preempt_disable();
+	less = current->sched_info.run_delay < ns;
+	if (less)
+		WRITE_ONCE(current->sched_info.run_delay, ns);
+	preempt_enable();
+	if (!less)
 		return;
-	WRITE_ONCE(current->sched_info.run_delay, ns);
 #ifdef CONFIG_X86
 	kvm_make_request(KVM_REQ_STEAL_UPDATE, vcpu);
 #else

@@ -69,13 +69,16 @@
  *    entry looks at it any more.  Its vCPUs' timers are stopped there.
  *  - struct kvt_vcpu is held by kvt_vm::vcpus and by its task work that is queued
  *    or running.  That can't be cancelled, so it may outlive the VM, and holds the
- *    module and the task_struct.  It is queued only to a thread that is in KVM_RUN,
- *    and no thread leaves that without running it.
+ *    module and the task_struct.  It is queued only to a thread that has the vCPU
+ *    loaded, so is in an ioctl of it, and no thread returns from that without
+ *    running it.
  *  - From a struct kvt_vcpu, struct kvt_vm may be reached only under the vCPU's
  *    lock and while its state isn't FREE, and the timers are started only there.
  *
  * Locks, outermost first.  A VM's own threads take only raw ones, with interrupts
- * off, so nobody waits for a thread of theirs that doesn't get a CPU.
+ * off, so nobody waits for a thread of theirs that doesn't get a CPU.  The exception
+ * is the lock of kvt_vm::vcpus, once for each new vCPU: with PREEMPT_RT it sleeps, and
+ * lends the priority of who waits.
  *
  *   kvm->lock			KVM's; its list of devices
  *   kvt_vm::lock		mutex; those who have the throttle fd

@@ -170,7 +170,7 @@ struct kvt_turn {
  * struct kvt_vcpu - a vCPU
  * @ref: one for kvt_vm::vcpus, one for each of @turns that is queued or at work
  * @vm: the VM's throttle; valid under @lock if @state isn't KVT_FREE
- * @vcpu: the vCPU, a key that isn't followed outside KVM_RUN; constant
+ * @vcpu: the vCPU; followed only where it is loaded, or with a reference on the VM
  * @id: its id for user space; constant
  *
  * @lock: raw; protects all that follows but @turns

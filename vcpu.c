@@ -146,46 +146,49 @@ static void kvt_start(struct kvt_vcpu *v, struct hrtimer *timer, u64 at,
 	hrtimer_start(timer, ns_to_ktime(v->vm->epoch_ns + at), mode);
 }
 
-/* Has @v lost its CPU in KVM_RUN?  Not followed: the pointers are only compared. */
-static bool kvt_was_preempted(const struct kvt_vcpu *v)
+/*
+ * Does its thread run, or wait for a CPU, with @v loaded?  It is in KVM_RUN then, but
+ * for some short ioctls.  Not followed: the pointers are only compared.
+ */
+static bool kvt_is_in_run(const struct kvt_vcpu *v)
 {
 	return READ_ONCE(v->task->preempt_notifiers.first) ==
-	       &v->vcpu->preempt_notifier.link &&
-	       task_is_running(v->task) && !kvt_task_on_cpu(v->task);
+	       &v->vcpu->preempt_notifier.link && task_is_running(v->task);
 }
 
 /* The window of @v ended at @due.  Called in an interrupt, on any CPU. */
 static void kvt_close(struct kvt_vcpu *v, u64 due)
 {
-	bool here = v->task == current, in_run;
+	struct kvm_vcpu *loaded = v->task == current ? kvt_loaded_vcpu() : NULL;
+	bool in_run = kvt_is_in_run(v);
+	/* It has left the guest by itself; KVM may poll for a while. */
+	bool halted = loaded == v->vcpu && kvt_is_halted(loaded);
 	u64 now = kvt_now(v->vm);
-	struct kvm_vcpu *loaded;
 
-	loaded = here ? kvt_loaded_vcpu() : NULL;
-	/* A halted vCPU has left the guest by itself; KVM may poll for a while. */
-	in_run = loaded == v->vcpu && !kvt_is_halted(loaded);
+	lockdep_assert_held(&v->lock);
+
 	WRITE_ONCE(v->state, KVT_CLOSED);
 	v->stats.late_max_ns = max(v->stats.late_max_ns, now - due);
-	v->held_from_ns = 0;
+	v->held_from_ns = in_run && !halted ? due : 0;
 	v->busy.from_ns = 0;
 	v->busy.fired_ns = task_is_running(v->task) ? now : 0;
 
 	/* What it does for another vCPU isn't charged to this one. */
-	if (kvt_task_on_cpu(v->task) && (!loaded || in_run)) {
+	if (kvt_task_on_cpu(v->task) && !halted &&
+	    (!loaded || loaded == v->vcpu)) {
 		v->busy.from_ns = due;
 		v->busy.off_ns = kvt_off_cpu_ns(v);
 		v->busy.run_ns = READ_ONCE(v->task->se.sum_exec_runtime);
 		v->busy.on_cpu = task_cpu(v->task);
 	}
-	v->busy.in_guest = in_run && current->flags & PF_VCPU;
+	v->busy.in_guest = loaded == v->vcpu && !halted &&
+			   current->flags & PF_VCPU;
 	if (v->busy.in_guest)
 		v->busy.irq_exits = kvt_irq_exits(v->vcpu);
 
-	/* Outside KVM_RUN it is left alone, and seen when it enters. */
-	if (loaded == v->vcpu || kvt_was_preempted(v))
+	/* Elsewhere it is left alone, and seen when it enters. */
+	if (in_run)
 		kvt_queue(v, v->task);
-	if (in_run || (!here && task_is_running(v->task)))
-		v->held_from_ns = due;
 }
 
 static enum hrtimer_restart kvt_closing(struct hrtimer *timer)
@@ -194,8 +197,8 @@ static enum hrtimer_restart kvt_closing(struct hrtimer *timer)
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&v->lock, flags);
-	/* While this waited for the lock, the timer may have been set anew. */
-	if (v->state == KVT_OPEN && !hrtimer_is_queued(timer))
+	/* Nobody sets the timer while this waits for the lock: kvt_vcpu_enter(). */
+	if (v->state == KVT_OPEN)
 		kvt_close(v, ktime_to_ns(hrtimer_get_expires(timer)) -
 			     v->vm->epoch_ns);
 	raw_spin_unlock_irqrestore(&v->lock, flags);
@@ -217,6 +220,7 @@ static enum hrtimer_restart kvt_opening(struct hrtimer *timer)
 	u64 now, due;
 
 	raw_spin_lock_irqsave(&v->lock, flags);
+	/* A signal may have ended that sleep, and another one have begun. */
 	if (v->state != KVT_ASLEEP || hrtimer_is_queued(timer))
 		goto out;
 
@@ -271,6 +275,7 @@ static void kvt_place_lock(struct kvt_vcpu *v, struct kvt_place *place)
 	if (place->cpu->grid != v->setting.serial) {
 		place->cpu->grid = v->setting.serial;
 		place->cpu->window = KVT_NO_WINDOW;
+		place->cpu->cost_ns = 0;
 	}
 	if (v->setting.own || home < 0 || home == smp_processor_id())
 		return;
@@ -348,7 +353,8 @@ static bool kvt_decide(struct kvt_vcpu *v, u64 now)
 	bool may_run;
 
 	kvt_place_lock(v, &place);
-	place.cpu->cost_ns += v->window.cost_ns;
+	/* Whatever came between, no more than a window was lost. */
+	place.cpu->cost_ns += min(v->window.cost_ns, v->window.grid.run_ns);
 	v->window.cost_ns = 0;
 	may_run = kvt_may_run(&v->window.grid, &v->window.clock, place.cpu,
 			      place.home_cpu, now, &late);
@@ -493,8 +499,9 @@ static void kvt_adopt(struct kvt_vcpu *v)
 
 	get_task_struct(current);
 	raw_spin_lock_irq(&v->lock);
-	/* By now, yet another one may sleep for it. */
-	if (v->state != KVT_FREE && v->state != KVT_ASLEEP) {
+	/* By now, yet another one may sleep for it, or run it. */
+	if (v->state != KVT_FREE && v->state != KVT_ASLEEP &&
+	    (v->state != KVT_OPEN || kvt_loaded_vcpu() == v->vcpu)) {
 		kvt_settle_former(v);
 		old = v->task;
 		WRITE_ONCE(v->task, current);
@@ -509,6 +516,21 @@ static void kvt_adopt(struct kvt_vcpu *v)
 	if (kvt_loaded_vcpu() == v->vcpu)
 		kvt_steal_keep(v->vcpu, old);
 	put_task_struct(old);
+}
+
+/*
+ * This thread doesn't want to enter the guest now.  The time until it does isn't the
+ * throttle's doing.
+ */
+static void kvt_leave_alone(struct kvt_vcpu *v)
+{
+	raw_spin_lock_irq(&v->lock);
+	if (v->task == current && v->state == KVT_CLOSED) {
+		kvt_end_hold(v, kvt_now(v->vm));
+		kvt_end_stall(v);
+		v->busy.fired_ns = 0;
+	}
+	raw_spin_unlock_irq(&v->lock);
 }
 
 /**
@@ -529,8 +551,10 @@ static void kvt_work(struct callback_head *work)
 	xchg(&turn->task, NULL);
 	if (READ_ONCE(v->task) != current)
 		kvt_adopt(v);
-	if (kvt_loaded_vcpu() != v->vcpu)
+	if (kvt_loaded_vcpu() != v->vcpu) {
+		kvt_leave_alone(v);
 		goto out;
+	}
 
 	raw_spin_lock_irq(&v->lock);
 	while (v->state != KVT_FREE && v->task == current && !kvt_may_go_on(v)) {
@@ -540,6 +564,11 @@ static void kvt_work(struct callback_head *work)
 		trace_kvm_throttle_close(v, ran ? v->busy.fired_ns : 0);
 		kvt_sleep(v, now, ran);
 		ran = false;
+	}
+	/* It might run, but has halted: how late it enters says nothing. */
+	if (v->state == KVT_WOKEN && kvt_is_halted(v->vcpu)) {
+		WRITE_ONCE(v->state, KVT_CLOSED);
+		kvt_end_stall(v);
 	}
 	v->busy.fired_ns = 0;
 	raw_spin_unlock_irq(&v->lock);
@@ -656,6 +685,7 @@ void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 		      setting->period_ns);
 	kvt_clock_init(&v->window.clock);
 	v->window.home = -1;
+	v->window.cost_ns = 0;
 	v->busy.from_ns = 0;
 	v->busy.kicked = false;
 	v->held_from_ns = 0;

@@ -797,6 +797,105 @@ TEST_F(vcpu, paused_vcpu_is_left_alone)
 	guest_start(&self->guest, 0);
 }
 
+/*
+ * How a guest leaves guest mode, in its clock's ticks: so long after a run window began,
+ * which it knows by a gap.
+ */
+static struct {
+	u64 gap;
+	u64 after;
+	u64 by_halt;
+} leaving;
+
+static void leave_after_a_while(void)
+{
+	u64 last, now;
+
+	for (;;) {
+		now = guest_clock();
+		do {
+			last = now;
+			now = guest_clock();
+		} while (now - last < leaving.gap);
+		last = now;
+		while (guest_clock() - last < leaving.after)
+			;
+		if (leaving.by_halt)
+			guest_halt();
+		else
+			guest_exit();
+	}
+}
+
+#define LEAVING_US	25
+
+/*
+ * In each round the guest leaves guest mode by itself, from 25 us before its window
+ * ends to that very moment, and is left alone for the next 100 ms.
+ */
+static void *runs_what_leaves(void *arg)
+{
+	struct guest *g = arg;
+	struct kvm_vcpu *vcpu = g->vcpus[0];
+	u64 khz = guest_clock_khz(vcpu);
+	int i;
+
+	for (i = 0; i < 4 * LEAVING_US; i++) {
+		leaving.after = (5236 - LEAVING_US) * khz / 1000 + i * khz / 4000;
+		sync_global_to_guest(g->vm, leaving);
+		vcpu->run->immediate_exit = 0;
+		if (!__vcpu_run(vcpu))
+			sleep_ns(100 * MS);
+		else
+			vcpu_mp_state_set(vcpu, &(struct kvm_mp_state) {
+				.mp_state = KVM_MP_STATE_RUNNABLE });
+	}
+	return NULL;
+}
+
+static void leaves_near_the_end(struct guest *g, int *fd, bool by_halt)
+{
+	struct kvm_throttle_vcpu_state state;
+	pthread_t thread;
+
+	guest_prepare(g, leave_after_a_while, 1);
+	leaving.gap = guest_clock_khz(g->vcpus[0]);
+	leaving.by_halt = by_halt;
+	*fd = throttle_attach(g->vm->fd);
+	set(*fd, 5000);
+	TEST_ASSERT(!pthread_create(&thread, NULL, runs_what_leaves, g), "pthread_create");
+	do {
+		sleep_ns(100 * MS);
+		if (by_halt)
+			pthread_kill(thread, SIGUSR1);
+	} while (pthread_tryjoin_np(thread, NULL));
+	state = state_of(*fd, 0);
+	close(*fd);
+	*fd = -1;
+	kvm_vm_free(g->vm);
+	/* A sleep window, and what the guest was late by. */
+	TEST_ASSERT(!throttle_exact() || (state.stall_max_ns > 4 * MS &&
+					  state.stall_max_ns < 7 * MS),
+		    "longest stall %llu ns", state.stall_max_ns);
+	TEST_ASSERT(!throttle_exact() || state.throttled_ns < state.elapsed_ns / 4,
+		    "throttled for %llu ns of %llu", state.throttled_ns, state.elapsed_ns);
+}
+
+/* The time until it comes back isn't the throttle's doing. */
+TEST_F_TIMEOUT(vcpu, exits_when_its_window_ends, 60)
+{
+	leaves_near_the_end(&self->guest, &self->fd, false);
+}
+
+TEST_F_TIMEOUT(vcpu, halts_when_its_window_ends, 60)
+{
+#ifdef __x86_64__
+	leaves_near_the_end(&self->guest, &self->fd, true);
+#else
+	SKIP(return, "a halt is no state that user space can end there");
+#endif
+}
+
 /* Runs the vCPU until told to stop, and is busy with that for a while. */
 static void *stopped_thread(void *arg)
 {
