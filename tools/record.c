@@ -19,7 +19,7 @@
 
 #include "command.h"
 #include "throttle.h"
-#include "tracefs.h"
+#include "tracing.h"
 #include "view.h"
 
 /* The ring buffers are read this often... */
@@ -590,7 +590,7 @@ static int follow(struct recording *r, int signals, int vm_pidfd)
 			end_ns = now_ns() + DEATH_NS;
 			fds[1].fd = -1;
 		}
-		tracefs_read(now_ns() - SETTLE_NS, handle_event, r);
+		tracing_read(now_ns() - SETTLE_NS, handle_event, r);
 		if (fflush(r->file))
 			err(EXIT_FAILURE, "%s", r->o->file);
 		if (now >= progress_ns) {
@@ -638,11 +638,11 @@ int record_command(int argc, char **argv)
 		find_vms(&process, &fds);
 		free(fds);
 	}
-	/* Not to be killed: what tracefs_open() makes has to be removed. */
+	/* Not to be killed: what tracing_open() makes has to be removed. */
 	signal(SIGPIPE, SIG_IGN);
 	signals = open_signals();
 
-	tracefs_open();
+	tracing_open();
 	r.file = strcmp(o.file, "-") ? fopen(o.file, "we") : stdout;
 	if (!r.file)
 		err(EXIT_FAILURE, "%s", o.file);
@@ -652,10 +652,10 @@ int record_command(int argc, char **argv)
 	r.nr_before = throttle_find(0, &r.before, &hidden);
 
 	result = follow(&r, signals, vm_pidfd);
-	tracefs_stop();
-	tracefs_read(UINT64_MAX, handle_event, &r);
+	tracing_stop();
+	tracing_read(UINT64_MAX, handle_event, &r);
 	write_last(&r);
-	lost = tracefs_lost();
+	lost = tracing_lost();
 	write_end(&r, lost);
 	if (fflush(r.file) || (r.file != stdout && fclose(r.file)))
 		err(EXIT_FAILURE, "%s", o.file);

@@ -3,8 +3,8 @@
  * The module's tracepoints, read from a private instance of the kernel's tracing
  * that goes with this process.
  */
-#ifndef TRACEFS_H
-#define TRACEFS_H
+#ifndef TRACING_H
+#define TRACING_H
 
 #include <stdint.h>
 #include <sys/types.h>
@@ -58,9 +58,9 @@ struct trace_event {
 
 typedef void (*trace_handler)(const struct trace_event *event, void *context);
 
-void tracefs_open(void);
-void tracefs_read(uint64_t before_ns, trace_handler handler, void *context);
-uint64_t tracefs_lost(void);
-void tracefs_stop(void);
+void tracing_open(void);
+void tracing_read(uint64_t before_ns, trace_handler handler, void *context);
+uint64_t tracing_lost(void);
+void tracing_stop(void);
 
-#endif /* TRACEFS_H */
+#endif /* TRACING_H */
