@@ -188,6 +188,39 @@ TEST_F(abi, no_fd_left)
 	self->fd = fd;
 }
 
+/* Write a number to a file of /proc/sys/fs; returns 0 if that works. */
+static int write_limit(const char *file, const char *number)
+{
+	int fd = open(file, O_WRONLY | O_CLOEXEC);
+	ssize_t len = write(fd, number, strlen(number));
+
+	close(fd);
+	return len == (ssize_t)strlen(number) ? 0 : -1;
+}
+
+/* The system has no room for another file, and who attaches isn't root. */
+TEST_F(abi, no_file_left)
+{
+	static const char limit[] = "/proc/sys/fs/file-max";
+	char old[32];
+	int file = open(limit, O_RDONLY | O_CLOEXEC);
+	ssize_t len = read(file, old, sizeof(old) - 1);
+	int error;
+
+	close(file);
+	ASSERT_GT(len, 0);
+	old[len] = '\0';
+	close(self->fd);
+	ASSERT_EQ(write_limit(limit, "1"), 0);
+	error = seteuid(65534) ? -1 : attach_error(self->dev, self->vm->fd);
+	EXPECT_EQ(seteuid(0), 0);
+	EXPECT_EQ(write_limit(limit, old), 0);
+	EXPECT_EQ(error, ENFILE);
+	/* The VM is not taken. */
+	self->fd = throttle_attach(self->vm->fd);
+	EXPECT_GE(self->fd, 0);
+}
+
 TEST_F(abi, set_arguments)
 {
 	struct kvm_throttle good = { .percent_x100 = 5000 }, set;
