@@ -211,7 +211,8 @@ TEST_F(abi, no_file_left)
 	ASSERT_GT(len, 0);
 	old[len] = '\0';
 	close(self->fd);
-	ASSERT_EQ(write_limit(limit, "1"), 0);
+	/* Each CPU may have some that aren't counted yet. */
+	ASSERT_EQ(write_limit(limit, "0"), 0);
 	error = seteuid(65534) ? -1 : attach_error(self->dev, self->vm->fd);
 	EXPECT_EQ(seteuid(0), 0);
 	EXPECT_EQ(write_limit(limit, old), 0);

@@ -364,8 +364,11 @@ for _ in 1 2 3 4 5; do
 	kill -CONT "$vm"
 done
 ended=$vm
+# It might see the end of the process, and let go, before the VM is gone.
+kill -STOP "$holder"
 end_vm
 end_job 0
+kill -CONT "$holder"
 [ $status -eq 3 ] && last "process $ended (spin_vm) has ended$" && recorded "$dir/c.rec" "
 of('detach')[-1]['dead'] and len(of('signal')) >= 2 and
 sum(w['signals'] for w in of('window')) == len(of('signal')) and
