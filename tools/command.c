@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +14,6 @@
 #include <unistd.h>
 
 #include "command.h"
-#include "pidfd.h"
 
 #define VM_FILE		"anon_inode:kvm-vm"
 
@@ -256,6 +254,36 @@ pid_t option_vm(const struct argp_state *state, const char *name)
 }
 
 /**
+ * list_vms() - the VMs of a process
+ * @process: the process
+ * @fds: result, their numbers there; to be freed
+ * @nr: result, how many there are: one at least
+ * @why: what is wrong, if it fails
+ * @size: room for that
+ *
+ * Return: 0, or the exit status that tells what is wrong.
+ */
+int list_vms(const struct process *process, int **fds, int *nr, char *why, size_t size)
+{
+	*nr = proc_find_fds(process->pid, VM_FILE, fds);
+	if (*nr > 0)
+		return 0;
+	if (*nr == -EACCES)
+		snprintf(why, size,
+			 "no permission to look into process %d (%s): run as root or with CAP_SYS_PTRACE",
+			 process->pid, process->name);
+	else if (*nr == -ENOENT)
+		snprintf(why, size, "process %d (%s) has ended", process->pid, process->name);
+	else if (*nr < 0)
+		snprintf(why, size, "process %d (%s): %s", process->pid, process->name,
+			 strerror(-*nr));
+	else
+		snprintf(why, size, "process %d (%s) has no KVM virtual machine",
+			 process->pid, process->name);
+	return EXIT_FAILURE;
+}
+
+/**
  * find_vms() - the VMs of a process, which must have some
  * @process: the process
  * @fds: result, their numbers there; to be freed
@@ -264,23 +292,11 @@ pid_t option_vm(const struct argp_state *state, const char *name)
  */
 int find_vms(const struct process *process, int **fds)
 {
-	int nr = proc_find_fds(process->pid, VM_FILE, fds);
+	char why[WHY_LEN];
+	int nr, status = list_vms(process, fds, &nr, why, sizeof(why));
 
-	if (nr == -EACCES)
-		errx(EXIT_FAILURE,
-		     "no permission to look into process %d (%s): run as root or with CAP_SYS_PTRACE",
-		     process->pid, process->name);
-	if (nr == -ENOENT)
-		errx(EXIT_FAILURE, "process %d (%s) has ended", process->pid,
-		     process->name);
-	if (nr < 0) {
-		errno = -nr;
-		err(EXIT_FAILURE, "process %d (%s)", process->pid,
-		    process->name);
-	}
-	if (!nr)
-		errx(EXIT_FAILURE, "process %d (%s) has no KVM virtual machine",
-		     process->pid, process->name);
+	if (status)
+		errx(status, "%s", why);
 	return nr;
 }
 
@@ -292,24 +308,12 @@ int find_vms(const struct process *process, int **fds)
  */
 int open_process(const struct process *process)
 {
-	int fd = pidfd_open(process->pid, 0);
+	int fd = proc_open(process->pid);
 
 	if (fd < 0)
-		err(EXIT_FAILURE, "process %d (%s)", process->pid, process->name);
+		errx(EXIT_FAILURE, "process %d (%s): %s", process->pid, process->name,
+		     strerror(-fd));
 	return fd;
-}
-
-/**
- * has_ended() - has a process ended?
- * @pidfd: what open_process() returned
- *
- * Return: true if it has.
- */
-bool has_ended(int pidfd)
-{
-	struct pollfd fd = { .fd = pidfd, .events = POLLIN };
-
-	return poll(&fd, 1, 0) > 0;
 }
 
 /**
@@ -337,26 +341,4 @@ int open_signals(void)
 	if (fd < 0)
 		err(EXIT_FAILURE, "signalfd");
 	return fd;
-}
-
-/**
- * wait_for_signal() - wait for a time, or for the signal that ends it
- * @signals: what open_signals() returned
- * @until_ns: when to return
- *
- * Return: true if a signal has come.
- */
-bool wait_for_signal(int signals, uint64_t until_ns)
-{
-	struct pollfd fd = { .fd = signals, .events = POLLIN };
-	uint64_t now = now_ns();
-	uint64_t left = until_ns > now ? until_ns - now : 0;
-	struct timespec timeout = {
-		.tv_sec = left / NSEC_PER_SEC,
-		.tv_nsec = left % NSEC_PER_SEC,
-	};
-
-	if (ppoll(&fd, 1, &timeout, NULL) < 0 && errno != EINTR)
-		err(EXIT_FAILURE, "poll");
-	return fd.revents;
 }

@@ -20,6 +20,10 @@
 #define EXIT_VM_ENDED	3
 #define EXIT_NOT_MIGRATED 4
 #define EXIT_LATE	5
+#define EXIT_MONITOR	6
+
+/* Room for a sentence about what is wrong. */
+#define WHY_LEN		512
 
 #define INTERVAL_MIN_NS	(100 * NSEC_PER_MSEC)
 #define INTERVAL_MAX_NS	(3600 * NSEC_PER_SEC)
@@ -42,10 +46,9 @@ uint64_t now_ns(void);
 void print_json(FILE *file, struct json_object *json);
 struct process find_process(pid_t pid);
 _Noreturn void fail_which_vm(const struct argp_state *state);
+int list_vms(const struct process *process, int **fds, int *nr, char *why, size_t size);
 int find_vms(const struct process *process, int **fds);
 int open_process(const struct process *process);
-bool has_ended(int pidfd);
 int open_signals(void);
-bool wait_for_signal(int signals, uint64_t until_ns);
 
 #endif /* COMMAND_H */

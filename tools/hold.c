@@ -13,13 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/kvm_throttle.h>
 
 #include "attach.h"
 #include "command.h"
+#include "loop.h"
+#include "output.h"
 #include "parse.h"
 #include "proc.h"
 #include "throttle.h"
@@ -211,8 +212,8 @@ static _Noreturn void fail_vcpu(int fd, uint32_t id)
 	errx(EXIT_FAILURE, "the VM has no vCPU %u; it has: %s", id, list);
 }
 
-/* Put the wanted percentage in force. */
-static void set(int fd, const struct options *o)
+/* Put the wanted percentage in force.  Returns 0, or the number of an error. */
+static int try_set(int fd, const struct options *o, uint32_t *vcpu_id)
 {
 	unsigned int i = 0;
 
@@ -226,40 +227,67 @@ static void set(int fd, const struct options *o)
 			set.flags = KVM_THROTTLE_VCPU;
 			set.vcpu_id = o->vcpus[i];
 		}
-		if (!ioctl(fd, KVM_SET_THROTTLE, &set))
-			continue;
-		if (errno == ENOENT)
-			fail_vcpu(fd, set.vcpu_id);
-		if (errno == ESRCH)
-			errx(EXIT_VM_ENDED, "the VM has ended");
-		err(EXIT_FAILURE, "KVM_SET_THROTTLE");
+		*vcpu_id = set.vcpu_id;
+		if (ioctl(fd, KVM_SET_THROTTLE, &set))
+			return errno;
 	} while (++i < o->nr_vcpus);
+	return 0;
+}
+
+static void set(int fd, const struct options *o)
+{
+	uint32_t vcpu_id;
+	int error = try_set(fd, o, &vcpu_id);
+
+	if (!error)
+		return;
+	if (error == ENOENT)
+		fail_vcpu(fd, vcpu_id);
+	if (error == ESRCH)
+		errx(EXIT_VM_ENDED, "the VM has ended");
+	errno = error;
+	err(EXIT_FAILURE, "KVM_SET_THROTTLE");
 }
 
 /* Why a throttle ended. */
 enum end {
-	END_NOT_YET,
 	END_SIGNAL,
 	END_TIME,
 	END_VM,
 };
 
+/* How often, and for how long, to look for a VM that takes the place of the last. */
+#define FOLLOW_NS	(5 * NSEC_PER_MSEC)
+#define FOLLOW_MAX_NS	(3 * NSEC_PER_SEC)
+
 /**
  * struct hold - a throttle that this command holds
  * @o: the command line
- * @fd: the throttle fd
- * @signals: signalfd for those that end it
+ * @loop: what waits
+ * @throttle: the throttle fd, -1 while there is none
+ * @process: pidfd of the VM's process
+ * @interval: when to look and to show
+ * @time: when it is over
+ * @follow: when to look for another VM of the same process
+ * @vm_ended_ns: since when there is none
  * @screen: it is shown on a terminal
  * @start_ns: when it began
+ * @end: why it ended
  * @now: newest reading
  * @before: the reading before that
  */
 struct hold {
 	const struct options *o;
-	int fd;
-	int signals;
+	struct loop loop;
+	struct loop_watch throttle;
+	struct loop_watch process;
+	struct loop_timer interval;
+	struct loop_timer time;
+	struct loop_timer follow;
+	uint64_t vm_ended_ns;
 	bool screen;
 	uint64_t start_ns;
+	enum end end;
 	struct throttle now;
 	struct throttle before;
 };
@@ -269,38 +297,17 @@ static double seconds(const struct hold *h)
 	return (double)(now_ns() - h->start_ns) / NSEC_PER_SEC;
 }
 
-/* Wait until @until_ns.  Returns what ended the throttle meanwhile. */
-static enum end wait_until(const struct hold *h, uint64_t until_ns)
-{
-	struct pollfd fds[] = {
-		{ .fd = h->fd },
-		{ .fd = h->signals, .events = POLLIN },
-	};
-	uint64_t now = now_ns();
-	uint64_t left = until_ns > now ? until_ns - now : 0;
-	struct timespec timeout = {
-		.tv_sec = left / NSEC_PER_SEC,
-		.tv_nsec = left % NSEC_PER_SEC,
-	};
-
-	if (ppoll(fds, 2, &timeout, NULL) < 0 && errno != EINTR)
-		err(EXIT_FAILURE, "poll");
-	if (fds[0].revents)
-		return END_VM;
-	return fds[1].revents ? END_SIGNAL : END_NOT_YET;
-}
-
-/* Take a new reading.  Returns END_VM if there is none any more. */
-static enum end read_again(struct hold *h)
+/* Take a new reading.  Returns false if there is none any more. */
+static bool read_again(struct hold *h)
 {
 	struct throttle next = {
 		.vm = h->now.vm,
 		.holder = h->now.holder,
 	};
-	int error = throttle_read(h->fd, &next);
+	int error = h->throttle.fd < 0 ? -ESRCH : throttle_read(h->throttle.fd, &next);
 
 	if (error == -ESRCH)
-		return END_VM;
+		return false;
 	if (error) {
 		errno = -error;
 		err(EXIT_FAILURE, "KVM_GET_THROTTLE");
@@ -308,7 +315,7 @@ static enum end read_again(struct hold *h)
 	throttle_free(&h->before);
 	h->before = h->now;
 	h->now = next;
-	return END_NOT_YET;
+	return true;
 }
 
 static void show_start(const struct hold *h)
@@ -394,49 +401,133 @@ static void show_end(const struct hold *h, enum end end)
 	puts(end == END_VM ? "." : "; full speed now.");
 }
 
+static void end_with(struct hold *h, enum end end)
+{
+	h->end = end;
+	loop_end(&h->loop);
+}
+
+static void time_is_over(void *context)
+{
+	end_with(context, END_TIME);
+}
+
+static void process_ended(void *context, short revents)
+{
+	(void)revents;
+	end_with(context, END_VM);
+}
+
+static void interval_is_over(void *context)
+{
+	struct hold *h = context;
+
+	if (read_again(h))
+		show_interval(h);
+	loop_start(&h->loop, &h->interval, now_ns() + h->o->interval_ns);
+}
+
+static void leave_vm(struct hold *h)
+{
+	if (h->throttle.fd < 0)
+		return;
+	loop_remove(&h->loop, &h->throttle);
+	close(h->throttle.fd);
+	h->throttle.fd = -1;
+}
+
+/* The VM has ended, but not its process, which may make another: a reboot. */
+static void vm_ended(void *context, short revents)
+{
+	struct hold *h = context;
+
+	(void)revents;
+	read_again(h);
+	leave_vm(h);
+	h->vm_ended_ns = now_ns();
+	loop_start(&h->loop, &h->follow, h->vm_ended_ns + FOLLOW_NS);
+}
+
+/* Is there another VM, with all vCPUs that are wanted? */
+static void look_for_vm(void *context)
+{
+	struct hold *h = context;
+	char why[WHY_LEN];
+	uint32_t vcpu_id;
+
+	if (now_ns() >= h->vm_ended_ns + FOLLOW_MAX_NS) {
+		end_with(h, END_VM);
+		return;
+	}
+	loop_start(&h->loop, &h->follow, now_ns() + FOLLOW_NS);
+	if (attach_try(&h->now.vm, h->o->vm_fd, &h->throttle.fd, why, sizeof(why)))
+		return;
+	loop_add(&h->loop, &h->throttle);
+	if (try_set(h->throttle.fd, h->o, &vcpu_id)) {
+		leave_vm(h);
+		return;
+	}
+	loop_stop(&h->loop, &h->follow);
+	warnx("the VM of process %d (%s) was made anew, and is throttled again",
+	      h->now.vm.pid, h->now.vm.name);
+	/* What the other one's vCPUs did isn't theirs. */
+	throttle_free(&h->now);
+	read_again(h);
+}
+
+static void start(struct hold *h)
+{
+	const struct options *o = h->o;
+
+	loop_init(&h->loop);
+	h->throttle.ready = vm_ended;
+	h->process = (struct loop_watch) {
+		.fd = open_process(&h->now.vm),
+		.events = POLLIN,
+		.ready = process_ended,
+		.context = h,
+	};
+	h->interval = (struct loop_timer) { .due = interval_is_over, .context = h };
+	h->time = (struct loop_timer) { .due = time_is_over, .context = h };
+	h->follow = (struct loop_timer) { .due = look_for_vm, .context = h };
+
+	set(h->throttle.fd, o);
+	h->start_ns = now_ns();
+	loop_add(&h->loop, &h->throttle);
+	loop_add(&h->loop, &h->process);
+	loop_start(&h->loop, &h->interval, h->start_ns + o->interval_ns);
+	if (o->for_ns)
+		loop_start(&h->loop, &h->time, h->start_ns + o->for_ns);
+}
+
 static int hold(const struct options *o)
 {
-	struct hold h = { .o = o };
-	uint64_t next_ns, end_ns;
-	enum end end, last;
+	struct hold h = { .o = o, .throttle.context = &h, .end = END_SIGNAL };
+	bool last;
 
 	h.now.vm = find_process(o->pid);
 	h.now.holder = find_process(getpid());
-	h.fd = attach(&h.now.vm, o->vm_fd);
-	h.signals = open_signals();
 	h.screen = !o->quiet && !o->json && view_screen_init();
+	output_stdio(OUTPUT_DROP, -1);
+	h.throttle.fd = attach(&h.now.vm, o->vm_fd);
 
-	set(h.fd, o);
-	h.start_ns = now_ns();
-	next_ns = h.start_ns + o->interval_ns;
-	end_ns = o->for_ns ? h.start_ns + o->for_ns : UINT64_MAX;
-
-	end = read_again(&h);
-	if (end == END_NOT_YET)
+	start(&h);
+	if (read_again(&h))
 		show_start(&h);
-	while (end == END_NOT_YET) {
-		end = wait_until(&h, next_ns < end_ns ? next_ns : end_ns);
-		if (end == END_NOT_YET && now_ns() >= end_ns)
-			end = END_TIME;
-		if (end != END_NOT_YET || now_ns() < next_ns)
-			continue;
+	loop_run(&h.loop);
 
-		end = read_again(&h);
-		if (end == END_NOT_YET)
-			show_interval(&h);
-		next_ns = now_ns() + o->interval_ns;
-	}
-
-	last = end == END_VM ? END_VM : read_again(&h);
-	close(h.fd);
-	if (last == END_NOT_YET && !o->json)
+	last = h.end != END_VM && read_again(&h);
+	leave_vm(&h);
+	if (last && !o->json)
 		show_interval(&h);
-	show_end(&h, end);
+	show_end(&h, h.end);
+	fflush(stdout);
 
-	close(h.signals);
+	close(h.process.fd);
+	loop_close(&h.loop);
 	throttle_free(&h.now);
 	throttle_free(&h.before);
-	return end == END_VM ? EXIT_VM_ENDED : EXIT_SUCCESS;
+	return h.end == END_VM ? EXIT_VM_ENDED : EXIT_SUCCESS;
 }
 
 int hold_command(int argc, char **argv)

@@ -84,6 +84,17 @@
 #define SLOPE_MIN	0.3
 #define ALIKE		1.3
 
+/*
+ * Throttling by as much as this, for so many iterations, has to make them dirty less
+ * than this share of what they did without.
+ */
+#define USELESS_X100	9000
+#define USELESS_ROUNDS	6
+#define USELESS_SHARE	0.9
+
+/* What is predicted to be dirtied is so much at most, with some certainty. */
+#define CERTAIN		1.2
+
 /* Of the time limit, to be kept for what is predicted wrongly. */
 #define LIMIT_SHARE	0.9
 
@@ -188,6 +199,7 @@ static double predict(const struct policy *p, double share)
 
 	if (!p->nr_points && !p->probe.used_s)
 		return NAN;
+	share *= 1 - p->last.other;
 	slope = exponent(p);
 	for (int i = 0; i < MAX_ITERATIONS; i++) {
 		double s = fmax(remaining - threshold(p), 0) / p->drain;
@@ -218,7 +230,7 @@ static uint32_t choose(const struct policy *p)
 	double target = TARGET_SHARE * threshold(p);
 	double used_s = last->used_s *
 			pow(target / last->dirtied, 1 / exponent(p));
-	double share = fmin(used_s / time_s, 1);
+	double share = fmin(used_s / time_s / (1 - p->last.other), 1);
 
 	if (p->decision.percent_x100 && p->stuck_rounds >= STUCK_ROUNDS)
 		return p->settings.max_x100;
@@ -262,6 +274,25 @@ static void look_ahead(struct policy *p)
 		p->hopeless_rounds = 0;
 }
 
+/*
+ * If as much is dirtied in a second as before, it isn't the vCPUs that do it; or they
+ * do so in next to no time.
+ */
+static void look_back(struct policy *p)
+{
+	double rate = p->round_dirtied / p->round_s;
+
+	if (!p->decision.percent_x100) {
+		p->free_rate = rate;
+		p->useless_rounds = 0;
+	} else if (p->free_rate && p->decision.percent_x100 >= fmin(USELESS_X100, p->settings.max_x100) &&
+		   rate >= USELESS_SHARE * p->free_rate) {
+		p->useless_rounds++;
+	} else {
+		p->useless_rounds = 0;
+	}
+}
+
 /* An iteration has ended, or several short ones. */
 static void end_round(struct policy *p)
 {
@@ -272,8 +303,10 @@ static void end_round(struct policy *p)
 		p->pass_s = p->last.time_s;
 	if (p->round_used_s > 0)
 		add_point(p);
-	if (!first)
+	if (!first) {
 		look_ahead(p);
+		look_back(p);
+	}
 	/* Zeroes, of which the first iteration has the most, are sent in no time. */
 	if (!first)
 		p->drain = p->round_sent / p->round_s;
@@ -307,7 +340,7 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 	uint64_t last_syncs = last->syncs;
 
 	p->round_s += s;
-	p->round_used_s += s * share_of(p->decision.percent_x100);
+	p->round_used_s += s * share_of(p->decision.percent_x100) * (1 - sample->other);
 	p->round_sent += sent;
 	if (sample->syncs != last_syncs) {
 		p->round_dirtied += fmax(sample->remaining - last->remaining + sent, 0);
@@ -458,6 +491,41 @@ static bool is_late(const struct policy *p)
 	return p->last.time_s + left_s > p->settings.time_limit_s;
 }
 
+/*
+ * What downtime would do, if the one that is allowed doesn't, at the highest
+ * percentage?  An iteration then dirties what it takes to send, in ever less time,
+ * down to what this converges to.
+ */
+static double downtime_needed(const struct policy *p)
+{
+	double share = share_of(p->settings.max_x100) * (1 - p->last.other);
+	double slope = exponent(p), remaining = p->last.remaining;
+
+	if (p->decision.percent_x100 < p->settings.max_x100 || !(p->bandwidth > 0) ||
+	    p->stuck_rounds < STUCK_ROUNDS ||
+	    isfinite(predict(p, share_of(p->settings.max_x100))))
+		return 0;
+	for (int i = 0; i < MAX_ITERATIONS; i++)
+		remaining = dirtied(p, slope, share * fmax(remaining / p->drain, PORTION_S));
+	return fmax(CERTAIN * remaining / p->bandwidth, p->last.downtime_s);
+}
+
+/* Begin to throttle, or do it by another percentage, or give it up. */
+static void correct(struct policy *p)
+{
+	struct policy_decision *d = &p->decision;
+
+	d->corrected = true;
+	if (p->useless_rounds >= USELESS_ROUNDS) {
+		d->reason = POLICY_USELESS;
+		d->percent_x100 = 0;
+		return;
+	}
+	if (!d->percent_x100)
+		p->stuck_rounds = 0;
+	d->percent_x100 = choose(p);
+}
+
 /**
  * policy_feed() - decide
  * @p: the policy
@@ -494,14 +562,12 @@ struct policy_decision policy_feed(struct policy *p,
 			d->reason = POLICY_SLOW;
 		ended |= d->reason >= POLICY_STUCK;
 	}
-	if (ended && d->reason >= POLICY_STUCK) {
-		if (!d->percent_x100)
-			p->stuck_rounds = 0;
-		d->percent_x100 = choose(p);
-		d->corrected = true;
-	}
+	if (ended && d->reason >= POLICY_STUCK && d->reason != POLICY_USELESS)
+		correct(p);
 	d->probe_s = next_probe(p);
 	d->left_s = predict(p, share_of(d->percent_x100));
 	d->late = is_late(p);
+	if (ended && p->nr_points)
+		d->downtime_s = downtime_needed(p);
 	return *d;
 }

@@ -44,6 +44,7 @@ struct policy_point {
  * @downtime_s: how long the guest may be stopped at the end
  * @probe: result of a probe that ended since the last sample, or zeroes
  * @probe_error: so much more may have been dirtied than that says
+ * @other: share of the time that somebody else throttles the guest
  */
 struct policy_sample {
 	double time_s;
@@ -54,6 +55,7 @@ struct policy_sample {
 	double downtime_s;
 	struct policy_point probe;
 	double probe_error;
+	double other;
 };
 
 /* Why the guest is throttled, or isn't. */
@@ -66,6 +68,8 @@ enum policy_reason {
 	POLICY_STUCK,
 	/* It shrinks, but not within the time limit, or within a few times the first pass. */
 	POLICY_SLOW,
+	/* It was, but that changed nothing. */
+	POLICY_USELESS,
 };
 
 /**
@@ -76,6 +80,8 @@ enum policy_reason {
  *	NAN if nothing is known yet
  * @dirty_rate: bytes of new dirty pages per second in the last iteration
  * @late: the time limit can't be kept, even at the highest percentage
+ * @downtime_s: the downtime that the highest percentage would need, if that is more
+ *	than is allowed; or 0
  * @corrected: the percentage was chosen anew
  * @probe_s: find out how many pages the guest dirties in so much time, from now
  *	on; 0 if that isn't wanted
@@ -86,6 +92,7 @@ struct policy_decision {
 	double left_s;
 	double dirty_rate;
 	bool late;
+	double downtime_s;
 	bool corrected;
 	double probe_s;
 };
@@ -123,6 +130,8 @@ struct policy_decision {
  * @first_length: how much was sent in that; 0 if there was none yet
  * @hopeless_rounds: how many iterations have shown that it can't shrink enough
  * @stuck_rounds: in how many iterations it hasn't become less
+ * @free_rate: bytes dirtied per second in the last iteration without a throttle
+ * @useless_rounds: how many since then had as many
  */
 struct policy {
 	struct policy_settings settings;
@@ -152,6 +161,8 @@ struct policy {
 	double first_length;
 	unsigned int hopeless_rounds;
 	unsigned int stuck_rounds;
+	double free_rate;
+	unsigned int useless_rounds;
 };
 
 void policy_init(struct policy *p, const struct policy_settings *settings);

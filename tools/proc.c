@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/kcmp.h>
 
+#include "pidfd.h"
 #include "proc.h"
 
 static pid_t read_tgid(pid_t tid)
@@ -170,4 +172,103 @@ int proc_find_fds(pid_t pid, const char *file, int **fds)
 bool proc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2)
 {
 	return !syscall(SYS_kcmp, pid1, pid2, KCMP_FILE, fd1, fd2);
+}
+
+/**
+ * proc_open() - get hold of a process
+ * @pid: the process
+ *
+ * Return: its pidfd, which becomes readable when it ends, or a negative error number.
+ */
+int proc_open(pid_t pid)
+{
+	int fd = pidfd_open(pid, 0);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/**
+ * proc_get_fd() - copy a file descriptor out of another process
+ * @pidfd: what proc_open() returned
+ * @fd: its number there
+ *
+ * Return: a file descriptor, or a negative error number.
+ */
+int proc_get_fd(int pidfd, int fd)
+{
+	int copy = pidfd_getfd(pidfd, fd, 0);
+
+	return copy < 0 ? -errno : copy;
+}
+
+static bool has_vm(pid_t pid)
+{
+	int *fds, nr = proc_find_fds(pid, "anon_inode:kvm-vm", &fds);
+
+	free(fds);
+	return nr > 0;
+}
+
+/* The inode of the socket that listens at @path, 0 if there is none here. */
+static unsigned long listener(const char *path)
+{
+	char line[512], found[256];
+	unsigned long inode = 0, this;
+	FILE *f = fopen("/proc/net/unix", "re");
+	char *real = realpath(path, NULL);
+	unsigned int flags;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		/* 0x10000: it listens. */
+		if (sscanf(line, "%*s %*s %*s %x %*s %*s %lu %255[^\n]", &flags,
+			   &this, found) == 3 && flags & 0x10000 &&
+		    (!strcmp(found, path) || (real && !strcmp(found, real))))
+			inode = this;
+	}
+	free(real);
+	if (f)
+		fclose(f);
+	return inode;
+}
+
+/**
+ * proc_of_monitor() - the process that is at the other end of a monitor's socket
+ * @fd: the socket
+ * @path: its path
+ *
+ * The kernel knows who called listen(), which may be whoever started the VMM, and
+ * handed the socket down to it.  So it has to have a VM, or another process that
+ * has the socket too.
+ *
+ * Return: its id; if there is none with a VM, that of who called listen(); 0 if that
+ * isn't known, as it is in another namespace.
+ */
+pid_t proc_of_monitor(int fd, const char *path)
+{
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
+	unsigned long inode;
+	pid_t found = 0;
+	struct dirent *entry;
+	char file[64];
+	DIR *dir;
+
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	if (peer.pid && has_vm(peer.pid))
+		return peer.pid;
+	inode = listener(path);
+	snprintf(file, sizeof(file), "socket:[%lu]", inode);
+	dir = inode ? opendir("/proc") : NULL;
+	while (dir && (entry = readdir(dir))) {
+		pid_t pid = atoi(entry->d_name);
+		int *fds, nr = pid ? proc_find_fds(pid, file, &fds) : 0;
+
+		if (nr > 0 && has_vm(pid))
+			found = pid;
+		if (pid)
+			free(fds);
+	}
+	if (dir)
+		closedir(dir);
+	return found ?: peer.pid;
 }

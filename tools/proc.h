@@ -25,6 +25,9 @@ struct process {
 
 struct process proc_of_thread(pid_t tid);
 int proc_find_fds(pid_t pid, const char *file, int **fds);
+pid_t proc_of_monitor(int fd, const char *path);
+int proc_open(pid_t pid);
+int proc_get_fd(int pidfd, int fd);
 bool proc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2);
 
 #endif /* PROC_H */

@@ -1,56 +1,424 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A QEMU's monitor: its own socket, or what libvirt passes on.
+ * A QEMU's monitor: its own socket, or what libvirt.c passes on.
  *
- * A monitor serves one client.  That of a libvirt domain is libvirtd's, which
- * passes commands on: `virsh qemu-monitor-command`, run for each.
+ * One command is on its way at a time.  Nothing here waits: what QEMU sends is read
+ * when it comes, in whatever pieces, and functions are called then.
  */
 #include <err.h>
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
+#include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "command.h"
 #include "qmp.h"
 
-#define LIBVIRT_PID_FILE "/run/libvirt/qemu/%s.pid"
+/* A QEMU that takes longer to greet serves somebody else. */
+#define GREETING_S	5
 
-/* A QEMU that takes longer to answer is stuck, or serves somebody else. */
-#define GREETING_MS	5000
-#define ANSWER_MS	60000
+/* No answer that is asked for here is nearly as long. */
+#define ANSWER_MAX	(64 << 20)
+
+/* Of what isn't QMP, so much is looked at. */
+#define HEAD_LEN	64
+
+/* Each QMP session begins so. */
+enum state {
+	GREETING,
+	NEGOTIATING,
+	READY,
+};
 
 /**
  * struct qmp - a monitor
- * @name: the socket's path or the domain's name, for messages
- * @fd: the socket, -1 if it is a domain
- * @signals: signalfd for those that end this process
- * @answered: it has answered before
- * @tokener: reads what comes from the socket
- * @buffer: what has been received from it
- * @start: where in that the rest begins that has not been looked at
- * @end: and ends
+ * @loop: what waits for it
+ * @handlers: whom to tell
+ * @watch: its socket
+ * @greeting: how long to wait for the greeting
+ * @tokener: reads what comes
+ * @len: how long the answer is so far that is being read
+ * @head: what came first, to say what it is if it isn't QMP
+ * @head_len: the length of that
+ * @state: how far its beginning is
+ * @id: of the command that is on its way, or was last
+ * @answered: whom to tell what came of it; NULL if there is none
+ * @asked_ns: when that command was sent
+ * @out: what the socket didn't take yet, or NULL
+ * @out_len: the length of that
+ * @closed: nothing comes any more
+ * @in_use: functions of this file that are running
+ * @freed: qmp_close() was called meanwhile
  */
 struct qmp {
-	const char *name;
-	int fd;
-	int signals;
-	bool answered;
+	struct loop *loop;
+	struct qmp_handlers handlers;
+	struct loop_watch watch;
+	struct loop_timer greeting;
 	struct json_tokener *tokener;
-	char buffer[4096];
-	size_t start;
-	size_t end;
+	size_t len;
+	char head[HEAD_LEN];
+	size_t head_len;
+	enum state state;
+	int64_t id;
+	qmp_answer_fn *answered;
+	uint64_t asked_ns;
+	char *out;
+	size_t out_len;
+	bool closed;
+	unsigned int in_use;
+	bool freed;
 };
 
-static struct qmp *new_qmp(const char *name, int signals)
+static void destroy(struct qmp *q)
+{
+	json_tokener_free(q->tokener);
+	free(q->out);
+	free(q);
+}
+
+static void enter(struct qmp *q)
+{
+	q->in_use++;
+}
+
+static void leave(struct qmp *q)
+{
+	if (!--q->in_use && q->freed)
+		destroy(q);
+}
+
+static void fail(struct qmp *q, const char *why)
+{
+	if (q->closed)
+		return;
+	q->closed = true;
+	q->answered = NULL;
+	loop_stop(q->loop, &q->greeting);
+	loop_remove(q->loop, &q->watch);
+	q->handlers.closed(q->handlers.context, why);
+}
+
+static struct json_object *member(struct json_object *json, const char *name)
+{
+	struct json_object *value = NULL;
+
+	json_object_object_get_ex(json, name, &value);
+	return value;
+}
+
+/* --- what comes ----------------------------------------------------------- */
+
+static void take_answer(struct qmp *q, struct json_object *whole)
+{
+	struct json_object *answer, *id = member(whole, "id");
+	qmp_answer_fn *answered = q->answered;
+	enum qmp_result result = QMP_OK;
+
+	/* To a command that nobody waits for any more, or of another client. */
+	if (!answered || (id && json_object_get_int64(id) != q->id))
+		return;
+	if (!json_object_object_get_ex(whole, "return", &answer)) {
+		const char *class;
+
+		answer = member(whole, "error");
+		if (!json_object_is_type(answer, json_type_object)) {
+			fail(q, "this is not QMP: neither a result nor an error");
+			return;
+		}
+		class = json_object_get_string(member(answer, "class"));
+		result = class && !strcmp(class, "Unreached") ? QMP_UNREACHED : QMP_ERROR;
+	}
+	q->answered = NULL;
+	answered(q->handlers.context, result, answer);
+}
+
+static void send_line(struct qmp *q, const char *line);
+
+static void take_greeting(struct qmp *q, struct json_object *whole)
+{
+	if (!member(whole, "QMP")) {
+		fail(q, "this is not QMP: no greeting");
+		return;
+	}
+	q->state = NEGOTIATING;
+	send_line(q, "{\"execute\":\"qmp_capabilities\",\"id\":0}\n");
+}
+
+static void take_negotiated(struct qmp *q, struct json_object *whole)
+{
+	struct json_object *error = member(whole, "error");
+
+	loop_stop(q->loop, &q->greeting);
+	q->state = READY;
+	if (error)
+		fail(q, qmp_error(error));
+	else
+		q->handlers.ready(q->handlers.context);
+}
+
+static void take_object(struct qmp *q, struct json_object *whole)
+{
+	struct json_object *event;
+
+	if (json_object_object_get_ex(whole, "event", &event)) {
+		const char *name = json_object_get_string(event);
+
+		/* Before that, they are of no use. */
+		if (q->state == READY && name)
+			q->handlers.event(q->handlers.context, name, member(whole, "data"));
+	} else if (q->state == GREETING) {
+		take_greeting(q, whole);
+	} else if (q->state == NEGOTIATING) {
+		take_negotiated(q, whole);
+	} else {
+		take_answer(q, whole);
+	}
+}
+
+/* It doesn't parse.  What may it be? */
+static void fail_parse(struct qmp *q, enum json_tokener_error error)
+{
+	char why[160];
+
+	if (q->state == GREETING && memmem(q->head, q->head_len, "monitor - type 'help'", 21))
+		snprintf(why, sizeof(why),
+			 "this is QEMU's monitor for people: give the socket of its -qmp");
+	else
+		snprintf(why, sizeof(why), "this is not QMP: %s",
+			 json_tokener_error_desc(error));
+	fail(q, why);
+}
+
+static bool is_space(const char *data, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		if (!strchr(" \t\r\n", data[i]) || !data[i])
+			return false;
+	}
+	return true;
+}
+
+static void parse(struct qmp *q, const char *data, size_t len)
+{
+	while (len && !q->closed && !q->freed) {
+		struct json_object *whole = json_tokener_parse_ex(q->tokener, data, len);
+		enum json_tokener_error error = json_tokener_get_error(q->tokener);
+		size_t used = json_tokener_get_parse_end(q->tokener);
+
+		if (error == json_tokener_continue) {
+			/* What is between two of them isn't a part of the next. */
+			q->len += q->len || !is_space(data, len) ? len : 0;
+			if (q->len > ANSWER_MAX)
+				fail(q, "this is not QMP: it doesn't end");
+			return;
+		}
+		if (error != json_tokener_success) {
+			fail_parse(q, error);
+			return;
+		}
+		q->len = 0;
+		data += used;
+		len -= used;
+		if (json_object_is_type(whole, json_type_object))
+			take_object(q, whole);
+		else
+			fail(q, "this is not QMP: not an object");
+		json_object_put(whole);
+	}
+}
+
+static void receive(struct qmp *q)
+{
+	static char data[65536];
+
+	for (;;) {
+		ssize_t len = recv(q->watch.fd, data, sizeof(data), MSG_DONTWAIT);
+
+		if (len < 0 && errno == EINTR)
+			continue;
+		if (len < 0 && errno == EAGAIN)
+			return;
+		if (len <= 0) {
+			fail(q, NULL);
+			return;
+		}
+		if (q->head_len < sizeof(q->head)) {
+			size_t room = sizeof(q->head) - q->head_len;
+			size_t more = (size_t)len < room ? (size_t)len : room;
+
+			memcpy(q->head + q->head_len, data, more);
+			q->head_len += more;
+		}
+		parse(q, data, len);
+		if (q->closed || q->freed)
+			return;
+		/* The rest, if there is any, is announced again. */
+		if ((size_t)len < sizeof(data))
+			return;
+	}
+}
+
+/* --- what goes ------------------------------------------------------------ */
+
+static void send_out(struct qmp *q)
+{
+	size_t done = 0;
+
+	while (done < q->out_len) {
+		ssize_t len = send(q->watch.fd, q->out + done, q->out_len - done,
+				   MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (len < 0 && errno == EINTR)
+			continue;
+		/* An end is seen by reading, and what came before it. */
+		if (len < 0)
+			break;
+		done += len;
+	}
+	memmove(q->out, q->out + done, q->out_len - done);
+	q->out_len -= done;
+	loop_change(q->loop, &q->watch, q->out_len ? POLLIN | POLLOUT : POLLIN);
+}
+
+static void send_line(struct qmp *q, const char *line)
+{
+	size_t len = strlen(line);
+	char *more = realloc(q->out, q->out_len + len);
+
+	if (!more)
+		err(EXIT_FAILURE, "monitor");
+	memcpy(more + q->out_len, line, len);
+	q->out = more;
+	q->out_len += len;
+	send_out(q);
+}
+
+static void is_ready(void *context, short revents)
+{
+	struct qmp *q = context;
+
+	enter(q);
+	if (revents & POLLOUT)
+		send_out(q);
+	if (revents & ~POLLOUT)
+		receive(q);
+	leave(q);
+}
+
+static void greeting_is_late(void *context)
+{
+	struct qmp *q = context;
+
+	enter(q);
+	fail(q, q->state == NEGOTIATING ? "QEMU doesn't answer" :
+	     "no greeting: a monitor serves one client; start QEMU with a second -qmp for this one, or give libvirt's domain with --domain");
+	leave(q);
+}
+
+/**
+ * qmp_ask() - have QEMU execute a command
+ * @q: the monitor, which is ready, with no command on its way
+ * @command: the command
+ * @arguments: its arguments, or NULL; the caller's reference goes
+ * @answered: called with what came of it, unless the monitor is closed
+ */
+void qmp_ask(struct qmp *q, const char *command, struct json_object *arguments,
+	     qmp_answer_fn *answered)
+{
+	struct json_object *request = json_object_new_object();
+	char *line;
+
+	json_object_object_add(request, "execute", json_object_new_string(command));
+	if (arguments)
+		json_object_object_add(request, "arguments", arguments);
+	json_object_object_add(request, "id", json_object_new_int64(++q->id));
+	q->answered = answered;
+	if (asprintf(&line, "%s\n", json_object_to_json_string_ext(request,
+			     JSON_C_TO_STRING_PLAIN)) < 0)
+		err(EXIT_FAILURE, "monitor");
+	json_object_put(request);
+	q->asked_ns = now_ns();
+	send_line(q, line);
+	free(line);
+}
+
+/**
+ * qmp_asked_ns() - since when has an answer been awaited?
+ * @q: the monitor
+ *
+ * Return: when the command was sent, in nanoseconds of CLOCK_MONOTONIC; 0 if none is
+ * on its way.
+ */
+uint64_t qmp_asked_ns(const struct qmp *q)
+{
+	return q->answered ? q->asked_ns : 0;
+}
+
+/**
+ * qmp_error() - what an error says
+ * @answer: the error
+ *
+ * Return: a text, which lives as long as @answer.
+ */
+const char *qmp_error(struct json_object *answer)
+{
+	const char *text = json_object_get_string(member(answer, "desc"));
+
+	return text ?: "an error without a description";
+}
+
+/**
+ * qmp_connect() - connect to a monitor's socket
+ * @path: its path
+ * @why: what is wrong, if it fails
+ * @size: room for that
+ *
+ * Return: the socket, or a negative error number.
+ */
+int qmp_connect(const char *path, char *why, size_t size)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct stat file;
+	int fd, error;
+
+	if (strlen(path) >= sizeof(address.sun_path)) {
+		snprintf(why, size, "too long for a socket's path");
+		return -ENAMETOOLONG;
+	}
+	memcpy(address.sun_path, path, strlen(path) + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		err(EXIT_FAILURE, "socket");
+	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)))
+		return fd;
+	error = errno;
+	close(fd);
+	if (!stat(path, &file) && !S_ISSOCK(file.st_mode))
+		snprintf(why, size, "is not a socket");
+	else if (error == EAGAIN)
+		snprintf(why, size, "too many wait for it already: a monitor serves one client");
+	else if (error == ECONNREFUSED)
+		snprintf(why, size, "%s: no QEMU serves it any more", strerror(error));
+	else
+		snprintf(why, size, "%s", strerror(error));
+	return -error;
+}
+
+/**
+ * qmp_open() - begin to talk to a monitor
+ * @loop: what waits for it
+ * @fd: its socket, which comes to belong to it
+ * @handlers: whom to tell; ->ready or ->closed comes first
+ *
+ * Return: the monitor.
+ */
+struct qmp *qmp_open(struct loop *loop, int fd, const struct qmp_handlers *handlers)
 {
 	struct qmp *q = calloc(1, sizeof(*q));
 
@@ -58,358 +426,44 @@ static struct qmp *new_qmp(const char *name, int signals)
 		q->tokener = json_tokener_new();
 	if (!q || !q->tokener)
 		err(EXIT_FAILURE, "monitor");
-	q->name = name;
-	q->fd = -1;
-	q->signals = signals;
-	return q;
-}
-
-/* Wait until @fd can be read. */
-static enum qmp_result wait_for(const struct qmp *q, int fd, int timeout_ms)
-{
-	struct pollfd fds[] = {
-		{ .fd = fd, .events = POLLIN },
-		{ .fd = q->signals, .events = POLLIN },
+	q->loop = loop;
+	q->handlers = *handlers;
+	q->watch = (struct loop_watch) {
+		.fd = fd,
+		.events = POLLIN,
+		.ready = is_ready,
+		.context = q,
 	};
-	int nr;
-
-	do {
-		nr = poll(fds, 2, timeout_ms);
-	} while (nr < 0 && errno == EINTR);
-	if (nr < 0)
-		err(EXIT_FAILURE, "poll");
-	if (fds[1].revents)
-		return QMP_SIGNAL;
-	return nr ? QMP_OK : QMP_ERROR;
-}
-
-/*
- * The next object that QEMU has sent.  QMP_ERROR if none has come in time; with
- * no timeout that doesn't wait at all.
- */
-static enum qmp_result next(struct qmp *q, int timeout_ms, struct json_object **object)
-{
-	for (;;) {
-		enum json_tokener_error error;
-		enum qmp_result result;
-		ssize_t len;
-
-		if (q->start < q->end) {
-			*object = json_tokener_parse_ex(q->tokener, q->buffer + q->start,
-							q->end - q->start);
-			error = json_tokener_get_error(q->tokener);
-			q->start += json_tokener_get_parse_end(q->tokener);
-			if (*object)
-				return QMP_OK;
-			if (error != json_tokener_continue)
-				errx(EXIT_FAILURE, "%s: this is not QMP: %s", q->name,
-				     json_tokener_error_desc(error));
-			continue;
-		}
-		result = wait_for(q, q->fd, timeout_ms);
-		if (result != QMP_OK)
-			return result;
-		len = recv(q->fd, q->buffer, sizeof(q->buffer), 0);
-		if (len < 0 && errno == EINTR)
-			continue;
-		if (len <= 0)
-			return QMP_CLOSED;
-		q->start = 0;
-		q->end = len;
-	}
-}
-
-static enum qmp_result ask_socket(struct qmp *q, const char *request,
-				  struct json_object **answer)
-{
-	struct iovec parts[] = {
-		{ .iov_base = (char *)request, .iov_len = strlen(request) },
-		{ .iov_base = "\n", .iov_len = 1 },
-	};
-	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
-	enum qmp_result result;
-
-	/* It is shorter than any socket's buffer. */
-	if (sendmsg(q->fd, &message, MSG_NOSIGNAL) < 0)
-		return QMP_CLOSED;
-	for (;;) {
-		struct json_object *event;
-
-		result = next(q, ANSWER_MS, answer);
-		if (result == QMP_ERROR)
-			errx(EXIT_FAILURE, "%s: QEMU has not answered for %d s",
-			     q->name, ANSWER_MS / 1000);
-		if (result != QMP_OK)
-			return result;
-		if (!json_object_object_get_ex(*answer, "event", &event))
-			return QMP_OK;
-		json_object_put(*answer);
-	}
-}
-
-/* Run virsh; what it prints comes to @output, which is to be freed. */
-static enum qmp_result run_virsh(struct qmp *q, const char *request, char **output)
-{
-	char * const argv[] = { "virsh", "--quiet", "qemu-monitor-command", (char *)q->name,
-			 (char *)request, NULL };
-	posix_spawn_file_actions_t actions;
-	enum qmp_result result;
-	posix_spawnattr_t attr;
-	size_t len = 0, size = 0;
-	int fds[2], status, error;
-	sigset_t none;
-	pid_t pid;
-
-	if (pipe(fds))
-		err(EXIT_FAILURE, "pipe");
-	sigemptyset(&none);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_adddup2(&actions, fds[1], STDOUT_FILENO);
-	posix_spawn_file_actions_adddup2(&actions, fds[1], STDERR_FILENO);
-	posix_spawn_file_actions_addclose(&actions, fds[0]);
-	posix_spawn_file_actions_addclose(&actions, fds[1]);
-	error = posix_spawnp(&pid, argv[0], &actions, &attr, argv, environ);
-	posix_spawn_file_actions_destroy(&actions);
-	posix_spawnattr_destroy(&attr);
-	close(fds[1]);
-	if (error == ENOENT)
-		errx(EXIT_FAILURE,
-		     "virsh is missing: install libvirt's clients, or give QEMU's own monitor with --qmp");
-	if (error) {
-		errno = error;
-		err(EXIT_FAILURE, "virsh");
-	}
-
-	*output = NULL;
-	for (;;) {
-		ssize_t got;
-
-		if (size - len < 4096) {
-			char *more = realloc(*output, size + 16384);
-
-			if (!more)
-				err(EXIT_FAILURE, "virsh");
-			*output = more;
-			size += 16384;
-		}
-		result = wait_for(q, fds[0], ANSWER_MS);
-		if (result == QMP_ERROR)
-			warnx("%s: virsh has not answered for %d s", q->name,
-			      ANSWER_MS / 1000);
-		if (result != QMP_OK)
-			break;
-		got = read(fds[0], *output + len, size - len - 1);
-		if (got <= 0)
-			break;
-		len += got;
-	}
-	(*output)[len] = '\0';
-	close(fds[0]);
-	if (result != QMP_OK)
-		kill(pid, SIGTERM);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	if (result == QMP_ERROR)
-		exit(EXIT_FAILURE);
-	if (result == QMP_OK && status)
-		return QMP_ERROR;
-	return result;
-}
-
-static enum qmp_result ask_domain(struct qmp *q, const char *request,
-				  struct json_object **answer)
-{
-	enum qmp_result result;
-	char *output;
-
-	result = run_virsh(q, request, &output);
-	if (result == QMP_ERROR) {
-		/* Either it never was, or it has gone: libvirt ends a QEMU that has migrated. */
-		output[strcspn(output, "\n")] = '\0';
-		if (!q->answered)
-			errx(EXIT_FAILURE, "%s: virsh: %s", q->name, output);
-		result = QMP_CLOSED;
-	}
-	if (result == QMP_OK) {
-		*answer = json_tokener_parse(output);
-		if (!json_object_is_type(*answer, json_type_object))
-			errx(EXIT_FAILURE, "%s: this is not QMP: %.60s", q->name, output);
-		q->answered = true;
-	}
-	free(output);
-	return result;
-}
-
-/**
- * qmp_ask() - have QEMU execute a command
- * @q: the monitor
- * @command: the command
- * @arguments: its arguments, or NULL; the caller's reference goes
- * @answer: result, to be put: what it returned, or QEMU's words if it failed
- *
- * Return: QMP_OK, QMP_ERROR, or another without an @answer.
- */
-enum qmp_result qmp_ask(struct qmp *q, const char *command,
-			struct json_object *arguments,
-			struct json_object **answer)
-{
-	struct json_object *request = json_object_new_object();
-	struct json_object *whole = NULL, *part, *text;
-	enum qmp_result result;
-	const char *line;
-
-	*answer = NULL;
-	json_object_object_add(request, "execute", json_object_new_string(command));
-	if (arguments)
-		json_object_object_add(request, "arguments", arguments);
-	line = json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN);
-	result = q->fd >= 0 ? ask_socket(q, line, &whole) : ask_domain(q, line, &whole);
-	json_object_put(request);
-	if (result != QMP_OK)
-		return result;
-
-	if (json_object_object_get_ex(whole, "return", &part)) {
-		*answer = json_object_get(part);
-	} else if (json_object_object_get_ex(whole, "error", &part) &&
-		   json_object_object_get_ex(part, "desc", &text)) {
-		*answer = json_object_get(text);
-		result = QMP_ERROR;
-	} else {
-		errx(EXIT_FAILURE, "%s: this is not QMP: neither a result nor an error",
-		     q->name);
-	}
-	json_object_put(whole);
-	return result;
-}
-
-/**
- * qmp_open() - connect to a monitor
- * @path: its socket
- * @signals: what open_signals() returned
- *
- * Return: the monitor.
- */
-struct qmp *qmp_open(const char *path, int signals)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct qmp *q = new_qmp(path, signals);
-	struct json_object *greeting, *answer;
-	enum qmp_result result;
-
-	if (strlen(path) >= sizeof(address.sun_path))
-		errx(EXIT_FAILURE, "%s: too long for a socket's path", path);
-	memcpy(address.sun_path, path, strlen(path) + 1);
-	q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (q->fd < 0)
-		err(EXIT_FAILURE, "socket");
-	if (connect(q->fd, (struct sockaddr *)&address, sizeof(address)))
-		err(EXIT_FAILURE, "%s", path);
-
-	result = next(q, GREETING_MS, &greeting);
-	if (result == QMP_ERROR)
-		errx(EXIT_FAILURE,
-		     "%s: no greeting: a monitor serves one client; start QEMU with a second -qmp for this one",
-		     path);
-	if (result == QMP_SIGNAL)
-		exit(EXIT_SUCCESS);
-	if (result != QMP_OK)
-		errx(EXIT_VM_ENDED, "%s: QEMU has ended", path);
-	if (!json_object_object_get_ex(greeting, "QMP", NULL))
-		errx(EXIT_FAILURE, "%s: this is not QMP: no greeting", path);
-	json_object_put(greeting);
-	result = qmp_ask(q, "qmp_capabilities", NULL, &answer);
-	if (result == QMP_ERROR)
-		errx(EXIT_FAILURE, "%s: %s", path, json_object_get_string(answer));
-	if (result == QMP_CLOSED)
-		errx(EXIT_VM_ENDED, "%s: QEMU has ended", path);
-	json_object_put(answer);
+	q->greeting = (struct loop_timer) { .due = greeting_is_late, .context = q };
+	loop_add(loop, &q->watch);
+	loop_start(loop, &q->greeting, now_ns() + GREETING_S * NSEC_PER_SEC);
 	return q;
 }
 
 /**
- * qmp_open_domain() - reach the monitor of a libvirt domain
- * @name: its name, UUID or id
- * @signals: what open_signals() returned
- *
- * Return: the monitor; whether it is there is seen when it is asked something.
- */
-struct qmp *qmp_open_domain(const char *name, int signals)
-{
-	return new_qmp(name, signals);
-}
-
-/**
- * qmp_pid() - which process is it the monitor of?
+ * qmp_fd() - the monitor's socket
  * @q: the monitor
  *
- * Return: its id, 0 if that isn't known.
- */
-pid_t qmp_pid(const struct qmp *q)
-{
-	struct ucred peer;
-	socklen_t len = sizeof(peer);
-	char path[4096];
-	FILE *file;
-	int pid;
-
-	if (q->fd >= 0)
-		return getsockopt(q->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) ? 0 : peer.pid;
-
-	if (snprintf(path, sizeof(path), LIBVIRT_PID_FILE, q->name) >= (int)sizeof(path))
-		return 0;
-	file = fopen(path, "re");
-	if (!file)
-		return 0;
-	if (fscanf(file, "%d", &pid) != 1)
-		pid = 0;
-	fclose(file);
-	return pid;
-}
-
-/**
- * qmp_fd() - what to wait for
- * @q: the monitor
- *
- * Return: a file descriptor that can be read when qmp_drain() has something to do,
- * -1 if there is none.
+ * Return: the file descriptor.
  */
 int qmp_fd(const struct qmp *q)
 {
-	return q->fd;
-}
-
-/**
- * qmp_drain() - forget the events that have come
- * @q: the monitor
- *
- * Return: false if QEMU has closed it.
- */
-bool qmp_drain(struct qmp *q)
-{
-	struct json_object *event;
-	enum qmp_result result;
-
-	if (q->fd < 0)
-		return true;
-	do {
-		result = next(q, 0, &event);
-		if (result == QMP_OK)
-			json_object_put(event);
-	} while (result == QMP_OK);
-	return result != QMP_CLOSED;
+	return q->watch.fd;
 }
 
 /**
  * qmp_close() - leave a monitor
- * @q: the monitor
+ * @q: the monitor; may be called from its handlers
  */
 void qmp_close(struct qmp *q)
 {
-	if (q->fd >= 0)
-		close(q->fd);
-	json_tokener_free(q->tokener);
-	free(q);
+	if (!q->closed) {
+		loop_stop(q->loop, &q->greeting);
+		loop_remove(q->loop, &q->watch);
+	}
+	close(q->watch.fd);
+	q->closed = true;
+	q->freed = true;
+	if (!q->in_use)
+		destroy(q);
 }

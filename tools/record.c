@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "loop.h"
+#include "output.h"
 #include "throttle.h"
 #include "tracing.h"
 #include "view.h"
@@ -566,39 +568,71 @@ static void show_end(const struct recording *r, uint64_t lost)
 		      (unsigned long long)lost);
 }
 
-/* Follow the events to the end.  Returns the exit status. */
-static int follow(struct recording *r, int signals, int vm_pidfd)
+/**
+ * struct follower - what follows the events to the end
+ * @r: the recording
+ * @loop: what waits
+ * @vm: the end of the VM's process
+ * @read: when to read
+ * @end: when to end
+ * @progress_ns: when to show progress
+ * @result: how to exit
+ */
+struct follower {
+	struct recording *r;
+	struct loop loop;
+	struct loop_watch vm;
+	struct loop_timer read;
+	struct loop_timer end;
+	uint64_t progress_ns;
+	int result;
+};
+
+static void read_events(void *context)
 {
-	struct pollfd fds[] = {
-		{ .fd = signals, .events = POLLIN },
-		{ .fd = vm_pidfd, .events = POLLIN },
-	};
-	uint64_t end_ns = r->o->for_ns ? r->start_ns + r->o->for_ns : UINT64_MAX;
-	uint64_t progress_ns = r->start_ns;
-	int result = EXIT_SUCCESS;
+	struct follower *f = context;
+	struct recording *r = f->r;
+	uint64_t now = now_ns();
 
-	while (now_ns() < end_ns && !fds[0].revents) {
-		uint64_t now = now_ns();
-		uint64_t left = end_ns - now < READ_INTERVAL_NS ?
-				end_ns - now : READ_INTERVAL_NS;
-		struct timespec timeout = { .tv_nsec = left };
-
-		if (ppoll(fds, 2, &timeout, NULL) < 0 && errno != EINTR)
-			err(EXIT_FAILURE, "poll");
-		if (fds[1].revents) {
-			result = EXIT_VM_ENDED;
-			end_ns = now_ns() + DEATH_NS;
-			fds[1].fd = -1;
-		}
-		tracing_read(now_ns() - SETTLE_NS, handle_event, r);
-		if (fflush(r->file))
-			err(EXIT_FAILURE, "%s", r->o->file);
-		if (now >= progress_ns) {
-			show_progress(r);
-			progress_ns += PROGRESS_NS;
-		}
+	tracing_read(now - SETTLE_NS, handle_event, r);
+	if (fflush(r->file))
+		err(EXIT_FAILURE, "%s", r->o->file);
+	if (now >= f->progress_ns) {
+		show_progress(r);
+		f->progress_ns += PROGRESS_NS;
 	}
-	return result;
+	loop_start(&f->loop, &f->read, now + READ_INTERVAL_NS);
+}
+
+static void end_following(void *context)
+{
+	struct follower *f = context;
+
+	loop_end(&f->loop);
+}
+
+static void vm_ended(void *context, short revents)
+{
+	struct follower *f = context;
+
+	(void)revents;
+	f->result = EXIT_VM_ENDED;
+	loop_remove(&f->loop, &f->vm);
+	loop_start(&f->loop, &f->end, now_ns() + DEATH_NS);
+}
+
+/* Follow the events until a signal comes, the time is over or the VM ends. */
+static void follow(struct follower *f)
+{
+	struct recording *r = f->r;
+
+	f->progress_ns = r->start_ns;
+	loop_start(&f->loop, &f->read, r->start_ns);
+	if (r->o->for_ns)
+		loop_start(&f->loop, &f->end, r->start_ns + r->o->for_ns);
+	if (f->vm.fd >= 0)
+		loop_add(&f->loop, &f->vm);
+	loop_run(&f->loop);
 }
 
 /* Write the windows whose sleep hasn't ended. */
@@ -626,21 +660,29 @@ int record_command(int argc, char **argv)
 {
 	struct options o = { 0 };
 	struct recording r = { .o = &o };
+	struct follower f = {
+		.r = &r,
+		.vm = { .fd = -1, .events = POLLIN, .ready = vm_ended, .context = &f },
+		.read = { .due = read_events, .context = &f },
+		.end = { .due = end_following, .context = &f },
+	};
 	struct process process = { 0 };
-	int vm_pidfd = -1, signals, result, *fds;
 	uint64_t lost;
 	bool hidden;
+	int *fds;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 	if (o.pid) {
 		process = find_process(o.pid);
-		vm_pidfd = open_process(&process);
+		f.vm.fd = open_process(&process);
 		find_vms(&process, &fds);
 		free(fds);
 	}
 	/* Not to be killed: what tracing_open() makes has to be removed. */
 	signal(SIGPIPE, SIG_IGN);
-	signals = open_signals();
+	loop_init(&f.loop);
+	if (!strcmp(o.file, "-"))
+		output_stdio(OUTPUT_WAIT, f.loop.signals);
 
 	tracing_open();
 	r.file = strcmp(o.file, "-") ? fopen(o.file, "we") : stdout;
@@ -651,7 +693,7 @@ int record_command(int argc, char **argv)
 	/* What comes later has events. */
 	r.nr_before = throttle_find(0, &r.before, &hidden);
 
-	result = follow(&r, signals, vm_pidfd);
+	follow(&f);
 	tracing_stop();
 	tracing_read(UINT64_MAX, handle_event, &r);
 	write_last(&r);
@@ -661,11 +703,11 @@ int record_command(int argc, char **argv)
 		err(EXIT_FAILURE, "%s", o.file);
 
 	show_end(&r, lost);
-	if (result == EXIT_VM_ENDED)
+	if (f.result == EXIT_VM_ENDED)
 		warnx("process %d (%s) has ended", process.pid, process.name);
-	if (vm_pidfd >= 0)
-		close(vm_pidfd);
-	close(signals);
+	if (f.vm.fd >= 0)
+		close(f.vm.fd);
+	loop_close(&f.loop);
 	free_recording(&r);
-	return result;
+	return f.result;
 }

@@ -5,12 +5,15 @@
  */
 #include <err.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "loop.h"
+#include "output.h"
 #include "prometheus.h"
 #include "throttle.h"
 #include "view.h"
@@ -219,36 +222,80 @@ static void stat_once(const struct options *o, const struct process *process)
 	throttle_free_all(now.list, now.nr);
 }
 
-/* Print what happened in each interval.  Returns the exit status. */
-static int stat_intervals(const struct options *o,
-			  const struct process *process)
-{
-	struct reading now, before = take_reading(process);
-	uint64_t next_ns = now_ns();
-	int pidfd = process->pid ? open_process(process) : -1;
-	int signals = open_signals();
-	int result = EXIT_SUCCESS;
+/**
+ * struct intervals - what happens in each interval is printed
+ * @o: the command line
+ * @process: the process whose VMs are wanted, or none
+ * @loop: what waits
+ * @end: the process's end
+ * @timer: the interval's
+ * @next_ns: when the next is over
+ * @before: the last reading
+ * @n: how many have been printed
+ * @result: how to exit
+ */
+struct intervals {
+	const struct options *o;
+	const struct process *process;
+	struct loop loop;
+	struct loop_watch end;
+	struct loop_timer timer;
+	uint64_t next_ns;
+	struct reading before;
+	uint64_t n;
+	int result;
+};
 
-	for (uint64_t n = 0; !o->count || n < o->count; n++) {
-		next_ns += o->interval_ns;
-		if (wait_for_signal(signals, next_ns))
-			break;
-		if (process->pid && has_ended(pidfd)) {
-			warnx("process %d (%s) has ended", process->pid,
-			      process->name);
-			result = EXIT_VM_ENDED;
-			break;
-		}
-		now = take_reading(process);
-		show_reading(o, process, &now, &before);
-		throttle_free_all(before.list, before.nr);
-		before = now;
+static void process_ended(void *context, short revents)
+{
+	struct intervals *i = context;
+
+	(void)revents;
+	warnx("process %d (%s) has ended", i->process->pid, i->process->name);
+	i->result = EXIT_VM_ENDED;
+	loop_end(&i->loop);
+}
+
+static void interval_is_over(void *context)
+{
+	struct intervals *i = context;
+	struct reading now = take_reading(i->process);
+
+	show_reading(i->o, i->process, &now, &i->before);
+	throttle_free_all(i->before.list, i->before.nr);
+	i->before = now;
+	i->n++;
+	if (i->n == i->o->count)
+		loop_end(&i->loop);
+	else
+		loop_start(&i->loop, &i->timer, i->next_ns += i->o->interval_ns);
+}
+
+/* Print what happened in each interval.  Returns the exit status. */
+static int stat_intervals(const struct options *o, const struct process *process)
+{
+	struct intervals i = {
+		.o = o,
+		.process = process,
+		.end = { .events = POLLIN, .ready = process_ended, .context = &i },
+		.timer = { .due = interval_is_over, .context = &i },
+	};
+
+	loop_init(&i.loop);
+	output_stdio(OUTPUT_WAIT, i.loop.signals);
+	i.before = take_reading(process);
+	i.next_ns = now_ns() + o->interval_ns;
+	loop_start(&i.loop, &i.timer, i.next_ns);
+	if (process->pid) {
+		i.end.fd = open_process(process);
+		loop_add(&i.loop, &i.end);
 	}
-	throttle_free_all(before.list, before.nr);
-	close(signals);
-	if (pidfd >= 0)
-		close(pidfd);
-	return result;
+	loop_run(&i.loop);
+	if (process->pid)
+		close(i.end.fd);
+	loop_close(&i.loop);
+	throttle_free_all(i.before.list, i.before.nr);
+	return i.result;
 }
 
 int stat_command(int argc, char **argv)

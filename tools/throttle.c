@@ -13,7 +13,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "pidfd.h"
 #include "proc.h"
 #include "throttle.h"
 
@@ -86,13 +85,13 @@ void throttle_free(struct throttle *t)
 /* Read the throttle that @t->holder has as @t->fd, and find whose VM it is. */
 static int read_held(struct throttle *t)
 {
-	int pidfd = pidfd_open(t->holder.pid, 0);
+	int pidfd = proc_open(t->holder.pid);
 	int error, fd;
 
 	if (pidfd < 0)
-		return -errno;
-	fd = pidfd_getfd(pidfd, t->fd, 0);
-	error = fd < 0 ? -errno : throttle_read(fd, t);
+		return pidfd;
+	fd = proc_get_fd(pidfd, t->fd);
+	error = fd < 0 ? fd : throttle_read(fd, t);
 	if (fd >= 0)
 		close(fd);
 	close(pidfd);

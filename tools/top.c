@@ -17,6 +17,7 @@
 #include <curses.h>
 
 #include "command.h"
+#include "loop.h"
 #include "throttle.h"
 #include "view.h"
 
@@ -134,6 +135,9 @@ struct row {
  * @first: first line on the screen
  * @unicode: the terminal has more than ASCII
  * @colours: it has colours, and they are wanted
+ * @loop: what waits
+ * @input: for keys
+ * @timer: for the next look
  */
 struct top {
 	const struct options *o;
@@ -148,6 +152,9 @@ struct top {
 	int first;
 	bool unicode;
 	bool colours;
+	struct loop loop;
+	struct loop_watch input;
+	struct loop_timer timer;
 };
 
 enum {
@@ -762,30 +769,39 @@ static bool handle_key(struct top *top, int key)
 	return true;
 }
 
-/* Wait for keys, and handle them.  Returns false to quit. */
-static bool handle_keys(struct top *top, int signals, uint64_t until_ns)
+/* The terminal has something to say, or another size, which is a key too. */
+static void handle_keys(void *context)
 {
-	struct pollfd fds[] = {
-		{ .fd = STDIN_FILENO, .events = POLLIN },
-		{ .fd = signals, .events = POLLIN },
-	};
-	uint64_t now = now_ns();
-	uint64_t left = until_ns > now ? until_ns - now : 0;
-	struct timespec timeout = {
-		.tv_sec = left / NSEC_PER_SEC,
-		.tv_nsec = left % NSEC_PER_SEC,
-	};
-	bool go_on = true;
+	struct top *top = context;
 	int key;
 
-	/* EINTR: the terminal has got another size, which is a key too. */
-	if (ppoll(fds, 2, &timeout, NULL) < 0 && errno != EINTR)
-		return false;
-	if (fds[1].revents || fds[0].revents & ~POLLIN)
-		return false;
-	while (go_on && (key = getch()) != ERR)
-		go_on = handle_key(top, key);
-	return go_on;
+	while ((key = getch()) != ERR) {
+		if (handle_key(top, key))
+			continue;
+		loop_end(&top->loop);
+		return;
+	}
+	draw(top);
+}
+
+static void handle_input(void *context, short revents)
+{
+	struct top *top = context;
+
+	/* The terminal has gone. */
+	if (revents & ~POLLIN)
+		loop_end(&top->loop);
+	else
+		handle_keys(top);
+}
+
+static void interval_is_over(void *context)
+{
+	struct top *top = context;
+
+	look(top);
+	draw(top);
+	loop_start(&top->loop, &top->timer, now_ns() + top->o->interval_ns);
 }
 
 static void init_screen(struct top *top)
@@ -823,26 +839,24 @@ static void init_screen(struct top *top)
 int top_command(int argc, char **argv)
 {
 	struct options o = { .interval_ns = NSEC_PER_SEC };
-	struct top top = { .o = &o };
-	uint64_t next_ns = 0;
-	int signals;
-	bool go_on;
+	struct top top = {
+		.o = &o,
+		.input = { .fd = STDIN_FILENO, .events = POLLIN, .ready = handle_input,
+			   .context = &top },
+		.timer = { .due = interval_is_over, .context = &top },
+	};
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
 	init_screen(&top);
-	signals = open_signals();
-
-	do {
-		if (now_ns() >= next_ns) {
-			look(&top);
-			next_ns = now_ns() + o.interval_ns;
-		}
-		draw(&top);
-		go_on = handle_keys(&top, signals, next_ns);
-	} while (go_on);
+	loop_init(&top.loop);
+	top.loop.on_resize = handle_keys;
+	top.loop.context = &top;
+	loop_add(&top.loop, &top.input);
+	interval_is_over(&top);
+	loop_run(&top.loop);
 
 	endwin();
-	close(signals);
+	loop_close(&top.loop);
 	for (int i = 0; i < top.nr_entries; i++)
 		free_entry(top.entries[i]);
 	free(top.entries);

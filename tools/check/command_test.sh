@@ -68,8 +68,12 @@ expect 0 "^kvm-throttle $2\$" --version
 expect 2 'which VM' converge
 expect 2 'which VM' converge --qmp a --domain b
 expect 2 "what is '80'" converge --qmp a 80
-expect 2 "'-x' is not a domain" converge --domain=-x
-expect 2 "'a/b' is not a domain" converge --domain a/b
+expect 2 "'' is not a domain" converge --domain ''
+expect 2 'connect is for a --domain' converge --qmp a --connect qemu:///system
+# Any name may be a domain's; here there is no such libvirt.
+for name in -x a/b 'a b' 5; do
+	expect 1 'libvirt' converge --connect "qemu+unix:///system?socket=$dir/none" --domain="$name"
+done
 expect 2 "'100' is not a percentage from 0.01 to 99.99" converge --qmp a --max 100
 expect 2 "'0' is not a percentage from 0.01 to 99.99" converge --qmp a --max 0
 expect 2 "'0.5s' is not a time from 1s" converge --qmp a --time-limit 0.5s
@@ -157,6 +161,7 @@ expect 1 "process $$ .* has no KVM virtual machine" stat --pid $$
 expect 1 "process $$ .* has no KVM virtual machine" stat --interval 100ms --count 1 --pid $$
 
 expect 1 "$dir/none: No such file" converge --qmp "$dir/none"
+expect 1 "$dir: is not a socket" converge --qmp "$dir"
 expect 1 "too long for a socket" converge --qmp "$(printf '%0108d' 0)"
 expect 1 "$dir/none/log: No such file" converge --qmp "$dir/none" --log "$dir/none/log"
 # monitor STATE: what fake_qmp does; its process comes to $sleeper

@@ -98,7 +98,7 @@ while read -r state want says; do
 lines[0]['event'] == 'start' and lines[0]['vm']['pid'] == $vm and
 lines[0]['max_percent'] == 99 and not lines[0]['auto_converge'] and
 lines[-1]['highest_percent'] == 99 and 5 < lines[-1]['lost_s'] < 20 and
-{line['reason'] for line in of('iteration')} == {'watching', 'converges', 'stuck'}"
+{line['reason'] for line in of('iteration')} - {'useless'} == {'watching', 'converges', 'stuck'}"
 	result "$state: the log"
 done <<'STATES'
 completed 0 has completed after 20.0 s; the guest was throttled by up to 99.00 %, and lost
@@ -109,7 +109,8 @@ postcopy-recover 0 in postcopy after
 colo 0 in postcopy after
 failed 4 has failed after 20.0 s: the other side is gone; the guest
 cancelled 4 was cancelled after
-close 3 QEMU has ended after
+postcopy-device 0 in postcopy after
+close 6 monitor can't be reached any more after
 STATES
 
 for state in cancelling pre-switchover device; do
@@ -123,12 +124,115 @@ for state in cancelling pre-switchover device; do
 	result "$state: then it ends"
 done
 
-fake "$qmp" active:80 levitating
+fake "$qmp" active:80 levitating:40 completed
 begin
 wait_for percent 99.00
+wait_for not_throttled && kill -0 "$holder"
+result 'a state that nobody knows: lets go while it waits'
+ends 0 'has completed'
+result 'a state that nobody knows: then it ends'
+
+# --- what was before ---------------------------------------------------------
+
+while read -r name states; do
+	# shellcheck disable=SC2086 # several
+	fake "$qmp" $states
+	begin
+	wait_for percent 99.00
+	result "$name: throttled"
+	ends 0 'has completed'
+	result "$name: ends"
+done <<'STATES'
+an-earlier-one completed:5 active:80 completed
+one-that-came-here incoming:3 arrived:5 active:80 completed
+several failed:2 setup active:80 device:2 completed
+STATES
+
+while read -r want says states; do
+	# shellcheck disable=SC2086
+	fake "$qmp" $states
+	begin
+	ends "$want" "$says" && grep -q 'the guest was not throttled' "$dir/out"
+	result "setup that fails: $states"
+done <<'STATES'
+4 failed none setup failed
+4 failed none:2 failed
+4 failed completed:3 setup:2 failed
+4 cancelled none setup cancelled
+STATES
+
+fake "$qmp" active:80 device:3 close
+begin
+wait_for percent 99.00
+ends 0 'has completed'
+result 'its monitor is closed after device'
+
+fake "$qmp" active:80 device
+begin
+wait_for percent 99.00
+wait_for not_throttled
+end_vm
+ends 0 'has completed'
+result 'the source is gone after device'
+start_vm 1 0
+
+fake --long 100000 --pieces 10007 "$qmp" active:80 completed
+begin
+wait_for percent 99.00
+ends 0 'has completed'
+result 'answers in pieces, with strange fields'
+
+# --- what nobody may wait for ---------------------------------------------------
+
+mkfifo "$dir/fifo"
+# What is never read; 64 KiB are in it.
+exec 9<>"$dir/fifo"
+head -c 65536 /dev/zero >&9
+
+# on_time MS COMMAND...: it ends within so much
+on_time()
+{
+	limit=$1
+	shift
+	from=$(date +%s%N)
+	"$@"
+	[ $((($(date +%s%N) - from) / 1000000)) -le "$limit" ]
+}
+
+for output in "$dir/fifo" /dev/full; do
+	on_time 1600 "$command" --pid "$vm" --for 1s --interval 100ms --json 20 >"$output" 2>"$dir/out" </dev/null
+	result "--for ends on time: $output"
+	! throttled
+	result 'and lets go'
+done
+for what in completed cancelled TERM; do
+	case $what in
+	TERM) fake "$qmp" active ;;
+	*) fake "$qmp" active:80 "$what" ;;
+	esac
+	"$command" converge --qmp "$qmp" --pid "$vm" --log "$dir/fifo" </dev/null >"$dir/fifo" 2>&1 &
+	holder=$!
+	wait_for percent 99.00
+	[ $what != TERM ] || kill "$holder"
+	on_time 8000 wait "$holder"
+	result "a full pipe for output and log: $what"
+	! throttled
+	result 'and lets go'
+	holder=
+done
+"$command" stat --interval 100ms </dev/null >"$dir/fifo" 2>&1 &
+sleep 1
+kill $!
+on_time 1000 wait $!
+result 'a full pipe: stat ends'
+exec 9>&-
+
+fake "$qmp" active:80 completed
+begin --log /dev/full
+wait_for percent 99.00
 end_holder 0
-[ "$status" -eq 1 ] && last "is 'levitating', which this command doesn't know" && ! throttled
-result 'a state that nobody knows'
+[ "$status" -eq 1 ] && grep -q '/dev/full: No space left' "$dir/out" && grep -q 'has completed' "$dir/out"
+result 'a log that fails is told, and changes nothing'
 
 for signal in INT TERM HUP KILL; do
 	fake "$qmp" active
@@ -208,34 +312,6 @@ NO_COLOR=1 TERM=xterm "$here/on_terminal" 24x120 -- "$command" converge --qmp "$
 [ $? -eq 0 ] && grep -q '\[#*-*\] .*; iteration' "$dir/out" && grep -q "$run_screen" "$dir/out" &&
 	grep -q 'throttled 99.00 %' "$dir/out"
 result 'a bar on a terminal'
-
-# --- a domain of libvirt -------------------------------------------------------------
-
-path=$PATH
-# shellcheck disable=SC2123 # so that virsh is not found
-PATH=/nowhere
-run converge --domain guest --pid "$vm"
-PATH=$path
-[ "$status" -eq 1 ] && says 'virsh is missing: install'
-result 'virsh is missing'
-
-export QMP_SOCKET="$qmp"
-PATH=$(cd "$here" && pwd):$PATH
-fake "$qmp" active:80 completed
-env --default-signal=INT "$command" converge --domain guest --pid "$vm" </dev/null >"$dir/held" 2>&1 &
-holder=$!
-wait_for percent 99.00
-result 'a domain: throttled'
-ends 0 'has completed'
-result 'a domain: ends'
-
-expect 1 'virsh: error: failed to get domain' converge --domain none --pid "$vm"
-expect 1 'which process is the QEMU of guest' converge --domain guest
-mkdir -p /run/libvirt/qemu
-echo "$vm" >/run/libvirt/qemu/guest.pid
-fake "$qmp" completed
-expect 0 'has completed' converge --domain guest
-rm -r /run/libvirt/qemu/guest.pid
 
 # --- somebody else throttles ----------------------------------------------------------
 

@@ -439,6 +439,80 @@ static void test_odd(void)
 	check(m.d.percent_x100, "watched from the middle on: %.2f %%", percent(&m));
 }
 
+/* Iterations until @n have dirtied @rate bytes per second, however much is throttled. */
+static void iterate_at_rate(struct migration *m, int n, double rate)
+{
+	while (n--) {
+		double s = fmax(m->sample.remaining / BANDWIDTH - DOWNTIME_S, 0.1);
+
+		iterate(m, rate * s);
+	}
+}
+
+static void test_useless(void)
+{
+	struct migration m;
+	double began_s;
+	int i;
+
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	iterate_at_rate(&m, 4, 1.2 * BANDWIDTH);
+	check(m.d.percent_x100, "what isn't dirtied by vCPUs is throttled at first: %.2f %%",
+	      percent(&m));
+	began_s = m.sample.time_s;
+	for (i = 0; i < 20 && m.d.reason != POLICY_USELESS; i++)
+		iterate_at_rate(&m, 1, 1.2 * BANDWIDTH);
+	check(m.d.reason == POLICY_USELESS && !m.d.percent_x100 && m.d.corrected && i >= 3 && i <= 6,
+	      "it is let go of after %d iterations, %.1f s", i, m.sample.time_s - began_s);
+	iterate_at_rate(&m, 4, 1.2 * BANDWIDTH);
+	check(!m.d.percent_x100 && m.d.reason == POLICY_USELESS, "and stays so");
+
+	/* The same, but the throttle takes some of it: half is enough to go on. */
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	iterate_at_rate(&m, 4, 1.2 * BANDWIDTH);
+	iterate_at_rate(&m, 12, 0.97 * BANDWIDTH);
+	check(m.d.percent_x100, "what becomes less is not given up: %.2f %%", percent(&m));
+}
+
+static void test_downtime(void)
+{
+	struct migration m;
+
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	for (int i = 0; i < 8 && !(m.d.downtime_s > 0); i++)
+		iterate(&m, 300 * MIB);
+	check(m.d.downtime_s > 1.5 * DOWNTIME_S && m.d.downtime_s < 10,
+	      "a downtime that can't be met is known before it is useless: %.1f s do",
+	      m.d.downtime_s);
+	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
+	iterate(&m, 900 * MIB);
+	iterate(&m, 900 * MIB);
+	for (int i = 0; i < 3; i++)
+		iterate(&m, 20 * MIB);
+	check(!(m.d.downtime_s > 0), "one that can be met");
+}
+
+static double share_beside(double other)
+{
+	struct migration m;
+
+	begin(&m, 1000 * MIB, 9999, 0);
+	m.sample.other = other;
+	iterate(&m, 300 * MIB);
+	for (int i = 0; i < 8 && !m.d.percent_x100; i++)
+		iterate(&m, 60 * MIB);
+	return 100 - percent(&m);
+}
+
+static void test_other(void)
+{
+	double alone = share_beside(0), beside = share_beside(0.5);
+
+	check(about(beside, alone, 0.05) && beside < 20,
+	      "beside a throttle of 50 %% that is there all the time: %.2f %% as without",
+	      beside);
+}
+
 int main(void)
 {
 	puts("TAP version 13");
@@ -451,6 +525,9 @@ int main(void)
 	test_slow();
 	test_limit();
 	test_odd();
+	test_useless();
+	test_downtime();
+	test_other();
 	printf("1..%u\n", nr_tests);
 	return nr_failed != 0;
 }

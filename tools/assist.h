@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Helps the migrations of one VM to end: asks its QEMU, throttles its guest.
+ */
+#ifndef ASSIST_H
+#define ASSIST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <json-c/json.h>
+
+#include "loop.h"
+#include "migration.h"
+#include "policy.h"
+#include "proc.h"
+#include "qmp.h"
+
+struct assist;
+
+/**
+ * struct assist_owner - who has VMs helped, and what it is told
+ * @say: a sentence about what happens
+ * @log: the same for machines; the callee's
+ * @ready: its monitor can be asked for the first time
+ * @refused: its monitor was closed before it could be asked; @why is NULL if by the
+ *	other side
+ * @began: a migration has begun, or was found
+ * @looked: QEMU has said how far the migration is, and what follows was done
+ * @ended: the migration has ended, and the guest is at full speed
+ * @reconnect: returns a new socket to a monitor that was closed, negative if there is
+ *	none yet; NULL if assist_connect() will be called
+ */
+struct assist_owner {
+	void (*say)(struct assist *a, const char *text);
+	void (*log)(struct assist *a, struct json_object *event);
+	void (*ready)(struct assist *a);
+	void (*refused)(struct assist *a, const char *why);
+	void (*began)(struct assist *a);
+	void (*looked)(struct assist *a);
+	void (*ended)(struct assist *a);
+	int (*reconnect)(struct assist *a);
+};
+
+/**
+ * struct assist - a VM that is helped
+ * @loop: what waits
+ * @owner: who is told
+ * @context: the owner's
+ * @settings: how to throttle
+ * @frugal: ask no more often than is needed, as there are many
+ * @vm: QEMU's process
+ * @qmp: its monitor, NULL if there is none now
+ * @ready: it can be asked
+ * @was_ready: it could be
+ * @pidfd: of QEMU's process
+ * @throttle: the throttle fd; -1 if there is none
+ * @vm_gone: there is no VM any more
+ * @timer: when to look again
+ * @gone_timer: when to wait no longer for why QEMU has gone, or for its monitor
+ * @silent_ns: since when there has been no answer, 0 if there is
+ * @closed_ns: since when there is no monitor, 0 if there is one
+ * @unreached: it has been said that there is none
+ * @migration: where the migration is
+ * @number: which one @policy is about
+ * @known: what it has been asked of its capabilities
+ * @events: QEMU says by itself when the state of a migration changes
+ * @auto_converge: QEMU throttles too
+ * @dirty_limit: it does so by its dirty ring
+ * @policy: what to do about it
+ * @sample: what is known of it
+ * @has_sample: that is of the last look
+ * @decision: what has been decided last
+ * @percent_x100: percentage in force
+ * @highest_x100: the highest so far
+ * @lost_s: for how long the guest has been throttled: its share, integrated
+ * @since_s: up to when that is; in time of the migration
+ * @switchover_bandwidth: what QEMU has been told to expect, 0 if nothing
+ * @parameters_ns: when to ask for parameters again
+ * @late: it has been said that the time limit can't be kept
+ * @useless: it has been said that throttling changes nothing
+ * @unmet: it has been said that the downtime limit can't be met
+ * @probe_mode: how to have QEMU count dirty pages; NULL if it can't
+ * @asked_s: the length of the probe that was asked for
+ * @probe_s: the length of the probe that is running, 0 if none is
+ * @probe_syncs: dirty-sync-count when it began
+ */
+struct assist {
+	struct loop *loop;
+	const struct assist_owner *owner;
+	void *context;
+	struct policy_settings settings;
+	bool frugal;
+	struct process vm;
+	struct qmp *qmp;
+	bool ready;
+	bool was_ready;
+	struct loop_watch pidfd;
+	struct loop_watch throttle;
+	bool vm_gone;
+	struct loop_timer timer;
+	struct loop_timer gone_timer;
+	uint64_t silent_ns;
+	uint64_t closed_ns;
+	bool unreached;
+	struct migration migration;
+	unsigned int number;
+	bool known;
+	bool events;
+	bool auto_converge;
+	bool dirty_limit;
+	struct policy policy;
+	struct policy_sample sample;
+	bool has_sample;
+	struct policy_decision decision;
+	uint32_t percent_x100;
+	uint32_t highest_x100;
+	double lost_s;
+	double since_s;
+	double switchover_bandwidth;
+	uint64_t parameters_ns;
+	bool late;
+	bool useless;
+	bool unmet;
+	const char *probe_mode;
+	double asked_s;
+	double probe_s;
+	uint64_t probe_syncs;
+};
+
+void assist_init(struct assist *a, struct loop *loop, const struct assist_owner *owner,
+		 void *context, const struct policy_settings *settings);
+int assist_vm(struct assist *a, const struct process *vm);
+int assist_attach(struct assist *a, char *why, size_t size);
+void assist_connect(struct assist *a, int fd);
+void assist_next(struct assist *a);
+void assist_end(struct assist *a);
+
+struct json_object *assist_event(const struct assist *a, const char *event);
+void assist_add_number(struct json_object *json, const char *name, double value, int places);
+void assist_add_string(struct json_object *json, const char *name, const char *text);
+
+#endif /* ASSIST_H */
