@@ -37,6 +37,8 @@
 #define LOOK_MAX_NS	NSEC_PER_SEC
 /* How often otherwise, */
 #define WAIT_NS		(250 * NSEC_PER_MSEC)
+/* of many VMs, */
+#define WAIT_MANY_NS	NSEC_PER_SEC
 /* and if QEMU says by itself when something happens. */
 #define WAIT_EVENTS_NS	(60 * NSEC_PER_SEC)
 
@@ -229,6 +231,66 @@ static bool say_once(struct assist *a, bool *said, const char *event)
 	return true;
 }
 
+/**
+ * assist_end_of() - how did the migration end?
+ * @a: the VM
+ *
+ * Return: how.
+ */
+const struct assist_end *assist_end_of(const struct assist *a)
+{
+	static const struct assist_end ends[] = {
+		[MIGRATION_COMPLETED] = { "completed", "The migration has completed" },
+		[MIGRATION_POSTCOPY] = { "postcopy", "The migration goes on in postcopy" },
+		[MIGRATION_FAILED] = { "failed", "The migration has failed" },
+		[MIGRATION_CANCELLED] = { "cancelled", "The migration was cancelled" },
+		[MIGRATION_GONE] = { "gone", "QEMU has ended" },
+		[MIGRATION_LOST] = { "lost", "QEMU's monitor can't be reached any more" },
+	};
+
+	return &ends[a->migration.phase];
+}
+
+/**
+ * assist_log_end() - log the end of a migration
+ * @a: the VM
+ * @end: how it ended
+ */
+void assist_log_end(struct assist *a, const struct assist_end *end)
+{
+	struct json_object *json = assist_event(a, "end");
+
+	assist_add_string(json, "end", end->name);
+	assist_add_string(json, "error", a->migration.phase == MIGRATION_FAILED ?
+			  a->migration.why : NULL);
+	assist_add_number(json, "highest_percent", a->highest_x100 / 100.0, 2);
+	assist_add_number(json, "lost_s", a->lost_s, 3);
+	assist_add_number(json, "unhelped_s", a->decision.unhelped_s, 3);
+	a->owner->log(a, json);
+}
+
+/**
+ * assist_sum_up() - say what came of a migration
+ * @a: the VM
+ * @end: how it ended
+ *
+ * Return: a sentence, to be freed.
+ */
+char *assist_sum_up(const struct assist *a, const struct assist_end *end)
+{
+	bool failed = a->migration.phase == MIGRATION_FAILED && *a->migration.why;
+	char guest[128] = "; the guest was not throttled", *text;
+
+	if (a->highest_x100)
+		snprintf(guest, sizeof(guest),
+			 "; the guest was throttled by up to %.2f %%, and lost %.1f s of its time",
+			 a->highest_x100 / 100.0, a->lost_s);
+	if (asprintf(&text, "%s after %.1f s%s%s%s.", end->text, a->sample.time_s,
+		     failed ? ": " : "", failed ? a->migration.why : "", guest) < 0)
+		err(EXIT_FAILURE, "message");
+	return text;
+}
+
 /* --- the throttle --------------------------------------------------------- */
 
 /* QEMU's own throttle takes its share of what ours leaves. */
@@ -382,7 +444,7 @@ static uint64_t look_in_ns(const struct assist *a)
 	double rate, left_s;
 
 	if (a->migration.phase == MIGRATION_WAITING)
-		return a->events && a->frugal ? WAIT_EVENTS_NS : WAIT_NS;
+		return !a->frugal ? WAIT_NS : a->events ? WAIT_EVENTS_NS : WAIT_MANY_NS;
 	if (!a->frugal || a->migration.phase != MIGRATION_PRECOPY)
 		return LOOK_NS;
 	/* Its end would be seen too late. */
@@ -505,6 +567,9 @@ static void say_what_is_wrong(struct assist *a)
 {
 	const struct policy_decision *d = &a->decision;
 
+	/* What is decided isn't in force. */
+	if (a->throttle.fd < 0)
+		return;
 	if (d->late && say_once(a, &a->late, "late"))
 		say(a, "The time limit of %.0f s can't be kept, even at %.2f %%; going on.",
 		    a->settings.time_limit_s, a->settings.max_x100 / 100.0);
@@ -553,6 +618,31 @@ static void begin(struct assist *a)
 
 static void advance(struct assist *a);
 
+/* A QEMU that doesn't know of events, or migrates, says no: it is asked more often. */
+static void events_answered(void *context, enum qmp_result result,
+			    struct json_object *answer)
+{
+	struct assist *a = context;
+
+	if (!is_answer(a, result, answer))
+		return;
+	a->events = result == QMP_OK;
+	advance(a);
+}
+
+static void ask_for_events(struct assist *a)
+{
+	struct json_object *arguments = json_object_new_object();
+	struct json_object *list = json_object_new_array();
+	struct json_object *events = json_object_new_object();
+
+	assist_add_string(events, "capability", "events");
+	add_boolean(events, "state", true);
+	json_object_array_add(list, events);
+	json_object_object_add(arguments, "capabilities", list);
+	ask(a, "migrate-set-capabilities", arguments, events_answered);
+}
+
 static void capabilities_answered(void *context, enum qmp_result result,
 				  struct json_object *answer)
 {
@@ -567,7 +657,10 @@ static void capabilities_answered(void *context, enum qmp_result result,
 	if (a->number != a->migration.number)
 		begin(a);
 	a->number = a->migration.number;
-	advance(a);
+	if (a->want_events && !a->events && a->migration.phase == MIGRATION_WAITING)
+		ask_for_events(a);
+	else
+		advance(a);
 }
 
 static void parameters_answered(void *context, enum qmp_result result,

@@ -49,6 +49,7 @@ struct assist_owner {
  * @context: the owner's
  * @settings: how to throttle
  * @frugal: ask no more often than is needed, as there are many
+ * @want_events: have QEMU say by itself when a migration's state changes
  * @vm: QEMU's process
  * @qmp: its monitor, NULL if there is none now
  * @ready: it can be asked
@@ -91,6 +92,7 @@ struct assist {
 	void *context;
 	struct policy_settings settings;
 	bool frugal;
+	bool want_events;
 	struct process vm;
 	struct qmp *qmp;
 	bool ready;
@@ -136,6 +138,19 @@ void assist_connect(struct assist *a, int fd);
 void assist_next(struct assist *a);
 void assist_end(struct assist *a);
 
+/**
+ * struct assist_end - how a migration has ended
+ * @name: for machines
+ * @text: the beginning of a sentence
+ */
+struct assist_end {
+	const char *name;
+	const char *text;
+};
+
+const struct assist_end *assist_end_of(const struct assist *a);
+void assist_log_end(struct assist *a, const struct assist_end *end);
+char *assist_sum_up(const struct assist *a, const struct assist_end *end);
 struct json_object *assist_event(const struct assist *a, const char *event);
 void assist_add_number(struct json_object *json, const char *name, double value, int places);
 void assist_add_string(struct json_object *json, const char *name, const char *text);

@@ -18,8 +18,6 @@
 #include "command.h"
 #include "throttle.h"
 
-#define DEVICE		"/dev/kvm_throttle"
-
 /* The oldest interface that has all of what is used here. */
 #define API_NEEDED	1
 
@@ -130,19 +128,19 @@ static int take_vm(const struct process *process, int vm_fd, int *copy,
 /* Open the module's device, as *@device.  Returns 0, or an exit status. */
 static int open_device(int *device, const struct failure *f)
 {
-	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	int fd = open(THROTTLE_DEVICE, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0 && (errno == EACCES || errno == EPERM))
-		return fail(f, EXIT_FAILURE, "no permission to open " DEVICE ": run as root");
+		return fail(f, EXIT_FAILURE, "no permission to open " THROTTLE_DEVICE ": run as root");
 	if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
 		return fail(f, EXIT_FAILURE,
-			    DEVICE " is missing: load the module with `modprobe kvm_throttle`");
+			    THROTTLE_DEVICE " is missing: load the module with `modprobe kvm_throttle`");
 	if (fd < 0)
-		return fail(f, EXIT_FAILURE, DEVICE ": %s", strerror(errno));
+		return fail(f, EXIT_FAILURE, THROTTLE_DEVICE ": %s", strerror(errno));
 	if (ioctl(fd, KVM_THROTTLE_GET_API_VERSION, 0) < API_NEEDED) {
 		close(fd);
 		return fail(f, EXIT_FAILURE,
-			    DEVICE " doesn't have version %d of the interface: install the kvm_throttle module of this command's version",
+			    THROTTLE_DEVICE " doesn't have version %d of the interface: install the kvm_throttle module of this command's version",
 			    API_NEEDED);
 	}
 	*device = fd;

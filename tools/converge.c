@@ -23,6 +23,7 @@
 #include "command.h"
 #include "libvirt.h"
 #include "output.h"
+#include "service.h"
 #include "view.h"
 
 /* How often to show progress where it isn't drawn in place. */
@@ -40,6 +41,9 @@
  * @log: file for the structured log, or NULL
  * @quiet: show only what came of it
  * @policy: how to throttle
+ * @all: all VMs of this host
+ * @single: an option that is for one VM was given
+ * @service: how to do that
  */
 struct options {
 	const char *qmp;
@@ -49,10 +53,17 @@ struct options {
 	const char *log;
 	bool quiet;
 	struct policy_settings policy;
+	bool all;
+	bool single;
+	struct service_options service;
 };
 
 enum {
-	OPTION_DOMAIN = 256,
+	OPTION_ALL = 256,
+	OPTION_CHECK,
+	OPTION_CONFIG,
+	OPTION_DOMAIN,
+	OPTION_JSON,
 	OPTION_LOG,
 	OPTION_MAX,
 	OPTION_QMP,
@@ -64,6 +75,14 @@ static const struct argp_option argp_options[] = {
 	  "QEMU's monitor: a unix socket that serves nobody else", 0 },
 	{ "domain", OPTION_DOMAIN, "NAME", 0,
 	  "a domain of libvirt, through which its monitor is reached; or its UUID or id", 0 },
+	{ "all", OPTION_ALL, NULL, 0,
+	  "all virtual machines of this host, until a signal comes", 0 },
+	{ "config", OPTION_CONFIG, "FILE", 0,
+	  "with --all: the rules (default: /etc/kvm-throttle/converge.conf)", 0 },
+	{ "check", OPTION_CHECK, NULL, 0,
+	  "with --all: only say whether the rules are right", 0 },
+	{ "json", OPTION_JSON, NULL, 0,
+	  "with --all: what happens, one JSON object per line", 0 },
 	{ "connect", 'c', "URI", 0,
 	  "which libvirt (default: the one that virsh takes)", 0 },
 	{ "pid", 'p', "PID", 0, "QEMU's process, if it can't be found", 0 },
@@ -77,12 +96,38 @@ static const struct argp_option argp_options[] = {
 	{ 0 }
 };
 
+static void check_all(const struct argp_state *state, const struct options *o)
+{
+	const struct service_options *s = &o->service;
+
+	if (o->all && o->single)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--all takes what to do about each VM from its file, and no option for it");
+	if (!o->all && (s->config || s->check || s->json))
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--config, --check and --json are for --all");
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct options *o = state->input;
 	uint64_t ns;
 
+	o->single |= key == OPTION_QMP || key == OPTION_DOMAIN || key == 'c' || key == 'p' ||
+		     key == OPTION_MAX || key == OPTION_TIME_LIMIT || key == OPTION_LOG;
 	switch (key) {
+	case OPTION_ALL:
+		o->all = true;
+		return 0;
+	case OPTION_CONFIG:
+		o->service.config = arg;
+		return 0;
+	case OPTION_CHECK:
+		o->service.check = true;
+		return 0;
+	case OPTION_JSON:
+		o->service.json = true;
+		return 0;
 	case OPTION_QMP:
 		o->qmp = arg;
 		return 0;
@@ -121,9 +166,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		argp_failure(state, EXIT_USAGE, 0, "what is '%s'?", arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (!o->qmp == !o->domain)
+		check_all(state, o);
+		if (!o->all && !o->qmp == !o->domain)
 			argp_failure(state, EXIT_USAGE, 0,
-				     "which VM? Give QEMU's monitor with --qmp, or libvirt's domain with --domain");
+				     "which VM? Give QEMU's monitor with --qmp, or libvirt's domain with --domain; or --all");
 		if (o->uri && !o->domain)
 			argp_failure(state, EXIT_USAGE, 0, "--connect is for a --domain");
 		return 0;
@@ -135,7 +181,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
-	.args_doc = "--qmp=SOCKET\n--domain=NAME",
+	.args_doc = "--qmp=SOCKET\n--domain=NAME\n--all",
 	.doc = "Throttle a guest while it is migrated, by what it takes for the migration to end: nothing if it ends by itself.\v"
 	       "Begins with the migration that is running, or waits for one. The throttle is let go of when the migration completes, fails, is cancelled or enters postcopy, and when this command ends.",
 };
@@ -295,51 +341,28 @@ static void show_progress(struct assist *a)
 
 /* --- the end -------------------------------------------------------------- */
 
-static const struct end {
-	const char *name;
-	const char *text;
-	int status;
-} ends[] = {
-	[MIGRATION_COMPLETED] = { "completed", "The migration has completed", EXIT_SUCCESS },
-	[MIGRATION_POSTCOPY] = { "postcopy", "The migration goes on in postcopy", EXIT_SUCCESS },
-	[MIGRATION_FAILED] = { "failed", "The migration has failed", EXIT_NOT_MIGRATED },
-	[MIGRATION_CANCELLED] = { "cancelled", "The migration was cancelled", EXIT_NOT_MIGRATED },
-	[MIGRATION_GONE] = { "gone", "QEMU has ended", EXIT_VM_ENDED },
-	[MIGRATION_LOST] = { "lost", "QEMU's monitor can't be reached any more", EXIT_MONITOR },
+static const int statuses[] = {
+	[MIGRATION_COMPLETED] = EXIT_SUCCESS,
+	[MIGRATION_POSTCOPY] = EXIT_SUCCESS,
+	[MIGRATION_FAILED] = EXIT_NOT_MIGRATED,
+	[MIGRATION_CANCELLED] = EXIT_NOT_MIGRATED,
+	[MIGRATION_GONE] = EXIT_VM_ENDED,
+	[MIGRATION_LOST] = EXIT_MONITOR,
 };
 
-static const struct end interrupted = { "interrupted", "Interrupted", EXIT_SUCCESS };
+static const struct assist_end interrupted = { "interrupted", "Interrupted" };
 
-static void log_end(struct converge *c, const struct end *end)
+static void finish(struct converge *c, const struct assist_end *end, int status)
 {
 	struct assist *a = &c->a;
-	struct json_object *json = assist_event(a, "end");
-
-	assist_add_string(json, "end", end->name);
-	assist_add_string(json, "error", a->migration.phase == MIGRATION_FAILED ?
-			  a->migration.why : NULL);
-	assist_add_number(json, "highest_percent", a->highest_x100 / 100.0, 2);
-	assist_add_number(json, "lost_s", a->lost_s, 3);
-	write_event(a, json);
-}
-
-static void finish(struct converge *c, const struct end *end)
-{
-	const struct assist *a = &c->a;
 	double limit_s = c->o->policy.time_limit_s;
+	char *text = assist_sum_up(a, end);
 
-	log_end(c, end);
+	assist_log_end(a, end);
 	clear_progress(c);
-	printf("%s after %.1f s", end->text, a->sample.time_s);
-	if (a->migration.phase == MIGRATION_FAILED && *a->migration.why)
-		printf(": %s", a->migration.why);
-	if (a->highest_x100)
-		printf("; the guest was throttled by up to %.2f %%, and lost %.1f s of its time",
-		       a->highest_x100 / 100.0, a->lost_s);
-	else
-		printf("; the guest was not throttled");
-	puts(".");
-	c->status = end->status;
+	puts(text);
+	free(text);
+	c->status = status;
 	if (a->migration.phase == MIGRATION_COMPLETED && limit_s && a->sample.time_s > limit_s) {
 		printf("The time limit of %.0f s was not kept.\n", limit_s);
 		c->status = EXIT_LATE;
@@ -353,7 +376,7 @@ static void ended(struct assist *a)
 
 	/* At full speed from here on. */
 	assist_end(a);
-	finish(c, &ends[a->migration.phase]);
+	finish(c, assist_end_of(a), statuses[a->migration.phase]);
 	loop_end(&c->loop);
 }
 
@@ -513,7 +536,7 @@ static int converge(const struct options *o)
 	loop_run(&c.loop);
 	if (c.loop.signal) {
 		assist_end(&c.a);
-		finish(&c, &interrupted);
+		finish(&c, &interrupted, EXIT_SUCCESS);
 	}
 	if (c.libvirt)
 		libvirt_close(c.libvirt);
@@ -528,5 +551,6 @@ int converge_command(int argc, char **argv)
 	};
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
-	return converge(&o);
+	o.service.quiet = o.quiet;
+	return o.all ? service_run(&o.service) : converge(&o);
 }

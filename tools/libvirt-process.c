@@ -32,8 +32,9 @@
 
 #include <json-c/json.h>
 
-/* How long to wait for a libvirtd that has gone. */
+/* How long to wait for a libvirtd that has gone: the first time, and at most. */
 #define RECONNECT_US	500000
+#define RECONNECT_MAX_US (16 * RECONNECT_US)
 
 #define FUNCTIONS(F) \
 	F(virConnectClose) F(virConnectDomainEventRegisterAny) F(virConnectGetType) \
@@ -41,7 +42,7 @@
 	F(virConnectRegisterCloseCallback) F(virDomainFree) F(virDomainGetName) \
 	F(virDomainGetUUIDString) F(virDomainIsActive) F(virDomainLookupByID) \
 	F(virDomainLookupByName) F(virDomainLookupByUUIDString) \
-	F(virEventRegisterDefaultImpl) F(virEventRunDefaultImpl) \
+	F(virEventAddHandle) F(virEventRegisterDefaultImpl) F(virEventRunDefaultImpl) \
 	F(virGetLastErrorMessage) F(virSetErrorFunc)
 #define QEMU_FUNCTIONS(F) \
 	F(virConnectDomainQemuMonitorEventRegister) F(virDomainQemuMonitorCommand)
@@ -57,18 +58,21 @@ static struct {
  * @uuid: its UUID, which stays the same
  * @fd: this side of its socket
  * @lock: of who writes there
+ * @ended: it runs no more, and its thread ends
  * @next: all of them
  */
 struct domain {
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	int fd;
 	pthread_mutex_t lock;
+	bool ended;
 	struct domain *next;
 };
 
 /* The control socket, and what is wanted. */
 static int control = -1;
 static const char *wanted_uri;
+static bool all_wanted;
 static char wanted_uuid[VIR_UUID_STRING_BUFLEN];
 
 /* Of @connection, which changes when libvirtd is restarted, and of @domains. */
@@ -309,7 +313,7 @@ static struct domain *find(virDomainPtr domain)
 	if (api.virDomainGetUUIDString(domain, uuid))
 		return NULL;
 	for (d = domains; d; d = d->next) {
-		if (!strcmp(d->uuid, uuid))
+		if (!d->ended && !strcmp(d->uuid, uuid))
 			break;
 	}
 	return d;
@@ -366,10 +370,12 @@ static int lifecycle(virConnectPtr c, virDomainPtr domain, int event, int detail
 		json_object_object_add(data, "reason",
 				       json_object_new_string(reason_of(event, detail)));
 		send_event(d, "LIBVIRT_STOPPED", data);
-		/* Its thread ends. */
+		d->ended = true;
 		shutdown(d->fd, SHUT_RD);
 	}
 	pthread_mutex_unlock(&lock);
+	if (!d && event == VIR_DOMAIN_EVENT_STARTED && all_wanted)
+		announce(domain);
 	if (!d && event == VIR_DOMAIN_EVENT_STARTED &&
 	    !api.virDomainGetUUIDString(domain, uuid) &&
 	    (!*wanted_uuid || !strcmp(wanted_uuid, uuid)))
@@ -457,6 +463,20 @@ static void list_domains(virConnectPtr c)
 		free(list);
 }
 
+/* Whoever has started this wants to hear of all domains again, or has ended. */
+static void asked(int watch, int fd, int events, void *opaque)
+{
+	char text[16];
+
+	(void)watch;
+	(void)events;
+	(void)opaque;
+	if (recv(fd, text, sizeof(text), 0) <= 0)
+		_exit(EXIT_SUCCESS);
+	if (connection)
+		list_domains(connection);
+}
+
 static void use(virConnectPtr c, const char *wanted)
 {
 	closed = false;
@@ -519,19 +539,22 @@ static void ignore_signals(void)
 void libvirt_serve(int socket, const char *uri, const char *domain)
 {
 	bool connected = false;
+	useconds_t wait_us = RECONNECT_US;
 
 	control = socket;
 	wanted_uri = uri;
+	all_wanted = !domain;
 	/* Whoever starts this ends it. */
 	ignore_signals();
 	load();
 	api.virSetErrorFunc(NULL, no_message);
-	if (api.virEventRegisterDefaultImpl())
+	if (api.virEventRegisterDefaultImpl() ||
+	    api.virEventAddHandle(control, VIR_EVENT_HANDLE_READABLE, asked, NULL, NULL) < 0)
 		fail("libvirt: %s", api.virGetLastErrorMessage());
 	for (;;) {
 		virConnectPtr c = api.virConnectOpen(wanted_uri);
 
-		if (!c && !connected && domain)
+		if (!c && !connected)
 			fail("libvirt: %s", api.virGetLastErrorMessage());
 		if (c && !connected && strcmp(api.virConnectGetType(c), "QEMU"))
 			fail("libvirt's %s has no QEMU: say which libvirt with --connect",
@@ -539,7 +562,8 @@ void libvirt_serve(int socket, const char *uri, const char *domain)
 		connected |= c != NULL;
 		if (c)
 			use(c, domain);
-		usleep(RECONNECT_US);
+		wait_us = c ? RECONNECT_US : 2 * wait_us;
+		usleep(wait_us < RECONNECT_MAX_US ? wait_us : RECONNECT_MAX_US);
 	}
 }
 

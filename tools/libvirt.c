@@ -144,6 +144,15 @@ struct libvirt *libvirt_open(struct loop *loop, const char *uri, const char *dom
 }
 
 /**
+ * libvirt_list() - have all domains found that have no socket (any more)
+ * @l: the libvirt
+ */
+void libvirt_list(struct libvirt *l)
+{
+	send(l->watch.fd, "list", strlen("list"), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/**
  * libvirt_close() - use it no longer
  * @l: the libvirt; the sockets of its domains are closed at their other ends
  */

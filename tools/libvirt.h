@@ -37,6 +37,7 @@ struct libvirt;
 
 struct libvirt *libvirt_open(struct loop *loop, const char *uri, const char *domain,
 			     const struct libvirt_handlers *handlers);
+void libvirt_list(struct libvirt *l);
 void libvirt_close(struct libvirt *l);
 _Noreturn void libvirt_serve(int control, const char *uri, const char *domain);
 

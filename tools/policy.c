@@ -115,6 +115,7 @@ void policy_init(struct policy *p, const struct policy_settings *settings)
 	*p = (struct policy) {
 		.settings = *settings,
 		.decision.left_s = NAN,
+		.decision.unhelped_s = NAN,
 		.decision.dirty_rate = NAN,
 	};
 }
@@ -523,6 +524,8 @@ static void correct(struct policy *p)
 	}
 	if (!d->percent_x100)
 		p->stuck_rounds = 0;
+	if (isnan(d->unhelped_s))
+		d->unhelped_s = p->last.time_s + predict(p, 1);
 	d->percent_x100 = choose(p);
 }
 

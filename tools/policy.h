@@ -85,6 +85,8 @@ enum policy_reason {
  * @corrected: the percentage was chosen anew
  * @probe_s: find out how many pages the guest dirties in so much time, from now
  *	on; 0 if that isn't wanted
+ * @unhelped_s: how long the migration would take in all without a throttle, as
+ *	predicted when that began; INFINITY if for ever, NAN if it hasn't begun
  */
 struct policy_decision {
 	uint32_t percent_x100;
@@ -95,6 +97,7 @@ struct policy_decision {
 	double downtime_s;
 	bool corrected;
 	double probe_s;
+	double unhelped_s;
 };
 
 #define POLICY_POINTS	4

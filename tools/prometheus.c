@@ -5,9 +5,11 @@
  * Prometheus to work out.
  */
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,13 +100,19 @@ static const struct metric metrics[] = {
 	  stall_max },
 };
 
-static void print_label(FILE *file, const char *name, const char *value)
+/**
+ * prometheus_label() - print a label, and a comma, which may stand at the end
+ * @file: where to
+ * @name: its name
+ * @value: its value, which may have any characters
+ */
+void prometheus_label(FILE *file, const char *name, const char *value)
 {
 	fprintf(file, "%s=\"", name);
 	for (; *value; value++) {
-		if (*value == '\\' || *value == '"')
+		if (*value == '\\' || *value == '"' || *value == '\n')
 			putc('\\', file);
-		putc(*value, file);
+		putc(*value == '\n' ? 'n' : *value, file);
 	}
 	fputs("\",", file);
 }
@@ -113,16 +121,22 @@ static void print_label(FILE *file, const char *name, const char *value)
 static void print_labels(FILE *file, const struct throttle *t, uint32_t vcpu_id)
 {
 	putc('{', file);
-	print_label(file, "vm", t->vm.guest);
-	print_label(file, "command", t->vm.pid ? t->vm.name : "");
+	prometheus_label(file, "vm", t->vm.guest);
+	prometheus_label(file, "command", t->vm.pid ? t->vm.name : "");
 	fprintf(file, "pid=\"%d\",", t->vm.pid);
-	print_label(file, "owner", t->holder.name);
+	prometheus_label(file, "owner", t->holder.name);
 	fprintf(file, "owner_pid=\"%d\",owner_fd=\"%d\",vcpu=\"%u\"}",
 		t->holder.pid, t->fd, vcpu_id);
 }
 
-static void print_head(FILE *file, const char *name, const char *type,
-		       const char *help)
+/**
+ * prometheus_head() - print what a metric is
+ * @file: where to
+ * @name: its name, without the prefix
+ * @type: gauge or counter
+ * @help: a sentence
+ */
+void prometheus_head(FILE *file, const char *name, const char *type, const char *help)
 {
 	fprintf(file, "# HELP kvm_throttle_%s %s\n# TYPE kvm_throttle_%s %s\n",
 		name, help, name, type);
@@ -131,16 +145,16 @@ static void print_head(FILE *file, const char *name, const char *type,
 static void print_all(FILE *file, const struct throttle *list, int nr,
 		      bool hidden)
 {
-	print_head(file, "vms", "gauge", "Virtual machines with a throttle.");
+	prometheus_head(file, "vms", "gauge", "Virtual machines with a throttle.");
 	fprintf(file, "kvm_throttle_vms %d\n", nr);
-	print_head(file, "complete", "gauge",
+	prometheus_head(file, "complete", "gauge",
 		   "Whether every process could be looked into for throttles.");
 	fprintf(file, "kvm_throttle_complete %d\n", !hidden);
 
 	for (size_t m = 0; m < sizeof(metrics) / sizeof(*metrics); m++) {
 		const struct metric *metric = &metrics[m];
 
-		print_head(file, metric->name, metric->type, metric->help);
+		prometheus_head(file, metric->name, metric->type, metric->help);
 		for (int i = 0; i < nr; i++) {
 			for (uint32_t v = 0; v < list[i].nr_vcpus; v++) {
 				fprintf(file, "kvm_throttle_%s", metric->name);
@@ -154,8 +168,49 @@ static void print_all(FILE *file, const struct throttle *list, int nr,
 }
 
 /**
- * prometheus_write() - replace a file by one with what is in force now
+ * prometheus_replace() - replace a file, as a whole
  * @path: the file; whoever reads it finds the old one or the new one, whole
+ * @text: what comes in
+ * @len: the length of that
+ *
+ * Return: 0, or a negative error number.
+ */
+int prometheus_replace(const char *path, const char *text, size_t len)
+{
+	mode_t mask = umask(0);
+	char *temporary;
+	int fd, error = 0;
+
+	umask(mask);
+	/* node_exporter reads no file whose name ends like that. */
+	if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
+		return -ENOMEM;
+	fd = mkostemp(temporary, O_CLOEXEC);
+	if (fd < 0) {
+		error = -errno;
+		free(temporary);
+		return error;
+	}
+	while (len && !error) {
+		ssize_t done = write(fd, text, len);
+
+		if (done < 0 && errno != EINTR)
+			error = -errno;
+		text += done > 0 ? done : 0;
+		len -= done > 0 ? done : 0;
+	}
+	if (!error && (fchmod(fd, 0666 & ~mask) || rename(temporary, path)))
+		error = -errno;
+	if (error)
+		unlink(temporary);
+	close(fd);
+	free(temporary);
+	return error;
+}
+
+/**
+ * prometheus_write() - replace a file by one with what is in force now
+ * @path: the file
  * @list: all throttles
  * @nr: how many
  * @hidden: there may be more
@@ -163,33 +218,23 @@ static void print_all(FILE *file, const struct throttle *list, int nr,
 void prometheus_write(const char *path, const struct throttle *list, int nr,
 		      bool hidden)
 {
-	mode_t mask = umask(0);
-	char *temporary;
 	struct stat old;
+	char *text = NULL;
+	size_t len;
 	FILE *file;
-	int fd;
+	int error;
 
-	umask(mask);
 	/* Put in the place of a device, it would be missed. */
 	if (!stat(path, &old) && !S_ISREG(old.st_mode))
 		errx(EXIT_FAILURE, "%s: is not a regular file", path);
-	/* node_exporter reads no file whose name ends like that. */
-	if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-		err(EXIT_FAILURE, "%s", path);
-	fd = mkostemp(temporary, O_CLOEXEC);
-	if (fd < 0)
-		err(EXIT_FAILURE, "%s: can't create a file beside it", path);
-	file = fdopen(fd, "w");
+	file = open_memstream(&text, &len);
 	if (!file)
-		err(EXIT_FAILURE, "%s", temporary);
-
+		err(EXIT_FAILURE, "%s", path);
 	print_all(file, list, nr, hidden);
-	if (fchmod(fd, 0666 & ~mask) || fflush(file) || ferror(file) ||
-	    rename(temporary, path)) {
-		warn("%s: can't be written", path);
-		unlink(temporary);
-		exit(EXIT_FAILURE);
-	}
-	fclose(file);
-	free(temporary);
+	if (fclose(file))
+		err(EXIT_FAILURE, "%s", path);
+	error = prometheus_replace(path, text, len);
+	if (error)
+		errx(EXIT_FAILURE, "%s: can't be written: %s", path, strerror(-error));
+	free(text);
 }

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -29,6 +30,22 @@
 bool throttle_module_is_loaded(void)
 {
 	return !access(MODULE, F_OK);
+}
+
+/**
+ * throttle_module_version() - which interface does the module have?
+ *
+ * Return: its version; 0 if it isn't loaded, or can't be asked.
+ */
+int throttle_module_version(void)
+{
+	int version, fd = throttle_module_is_loaded() ? open(THROTTLE_DEVICE, O_RDWR | O_CLOEXEC) : -1;
+
+	if (fd < 0)
+		return 0;
+	version = ioctl(fd, KVM_THROTTLE_GET_API_VERSION, 0);
+	close(fd);
+	return version < 0 ? 0 : version;
 }
 
 /**

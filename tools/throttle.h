@@ -14,6 +14,8 @@
 
 #include "proc.h"
 
+#define THROTTLE_DEVICE	"/dev/kvm_throttle"
+
 /**
  * struct throttle - a VM that has a throttle fd
  * @vm: the VM's process; its id is 0 if none of the vCPUs has run yet
@@ -33,6 +35,7 @@ struct throttle {
 };
 
 bool throttle_module_is_loaded(void);
+int throttle_module_version(void);
 int throttle_read(int fd, struct throttle *t);
 void throttle_free(struct throttle *t);
 int throttle_find(pid_t vm, struct throttle **found, bool *hidden);

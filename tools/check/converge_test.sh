@@ -25,7 +25,7 @@ cleanup()
 }
 
 modprobe kvm_throttle || exit 1
-start_vm 1 0
+start_vm 1 0i
 
 # fake ARGUMENT...: of fake_qmp, at $qmp
 fake()
@@ -114,7 +114,7 @@ close 6 monitor can't be reached any more after
 STATES
 
 for state in cancelling pre-switchover device; do
-	fake "$qmp" active:80 "$state:40" completed
+	fake "$qmp" active:50 "$state:40" completed
 	begin
 	wait_for percent 99.00
 	result "$state: throttled before"
@@ -124,7 +124,7 @@ for state in cancelling pre-switchover device; do
 	result "$state: then it ends"
 done
 
-fake "$qmp" active:80 levitating:40 completed
+fake "$qmp" active:50 levitating:40 completed
 begin
 wait_for percent 99.00
 wait_for not_throttled && kill -0 "$holder"
@@ -143,9 +143,9 @@ while read -r name states; do
 	ends 0 'has completed'
 	result "$name: ends"
 done <<'STATES'
-an-earlier-one completed:5 active:80 completed
-one-that-came-here incoming:3 arrived:5 active:80 completed
-several failed:2 setup active:80 device:2 completed
+an-earlier-one completed:5 active:50 completed
+one-that-came-here incoming:3 arrived:5 active:50 completed
+several failed:2 setup active:50 device:2 completed
 STATES
 
 while read -r want says states; do
@@ -161,22 +161,22 @@ done <<'STATES'
 4 cancelled none setup cancelled
 STATES
 
-fake "$qmp" active:80 device:3 close
+fake "$qmp" active:50 device:3 close
 begin
 wait_for percent 99.00
 ends 0 'has completed'
 result 'its monitor is closed after device'
 
-fake "$qmp" active:80 device
+fake "$qmp" active:50 device
 begin
 wait_for percent 99.00
 wait_for not_throttled
 end_vm
 ends 0 'has completed'
 result 'the source is gone after device'
-start_vm 1 0
+start_vm 1 0i
 
-fake --long 100000 --pieces 10007 "$qmp" active:80 completed
+fake --long 100000 --pieces 10007 "$qmp" active:50 completed
 begin
 wait_for percent 99.00
 ends 0 'has completed'
@@ -208,7 +208,7 @@ done
 for what in completed cancelled TERM; do
 	case $what in
 	TERM) fake "$qmp" active ;;
-	*) fake "$qmp" active:80 "$what" ;;
+	*) fake "$qmp" active:50 "$what" ;;
 	esac
 	"$command" converge --qmp "$qmp" --pid "$vm" --log "$dir/fifo" </dev/null >"$dir/fifo" 2>&1 &
 	holder=$!
@@ -227,7 +227,7 @@ on_time 1000 wait $!
 result 'a full pipe: stat ends'
 exec 9>&-
 
-fake "$qmp" active:80 completed
+fake "$qmp" active:50 completed
 begin --log /dev/full
 wait_for percent 99.00
 end_holder 0
@@ -247,7 +247,7 @@ for signal in INT TERM HUP KILL; do
 	result "SIG$signal: at full speed"
 done
 
-fake "$qmp" active:80 hang
+fake "$qmp" active:50 hang
 begin
 wait_for percent 99.00
 sleep 4
@@ -261,7 +261,7 @@ wait_for percent 99.00
 end_vm
 ends 3 'QEMU has ended'
 result 'QEMU is killed'
-start_vm 1 0
+start_vm 1 0i
 
 # --- what it does meanwhile ------------------------------------------------------
 
@@ -301,12 +301,12 @@ ends 0 'has completed' && logged "
 {line['seconds'] for line in of('probe')} == {0.3} and 'not enabled' in of('probe')[0]['error']"
 result 'probes, of a QEMU with a dirty ring'
 
-fake "$qmp" active:80 completed
+fake "$qmp" active:50 completed
 begin --quiet
 ends 0 'has completed' && [ "$(wc -l <"$dir/out")" -eq 1 ]
 result '--quiet says one line'
 
-fake "$qmp" active:80 completed
+fake "$qmp" active:50 completed
 run_screen='s left\|no end in sight\|end unknown'
 NO_COLOR=1 TERM=xterm "$here/on_terminal" 24x120 -- "$command" converge --qmp "$qmp" --pid "$vm" >"$dir/out" 2>&1
 [ $? -eq 0 ] && grep -q '\[#*-*\] .*; iteration' "$dir/out" && grep -q "$run_screen" "$dir/out" &&
@@ -318,6 +318,58 @@ result 'a bar on a terminal'
 fake "$qmp" active
 hold 10
 expect 1 'is throttled already' converge --qmp "$qmp" --pid "$vm"
+end_holder TERM
+
+# --- all VMs of this host ---------------------------------------------------------------
+
+end_fake
+end_vm
+mkdir "$dir/vms"
+printf '%s\n' 'libvirt = none' "sockets = $dir/vms" "prometheus = $dir/vms.prom" 'max = 60' \
+	'[other]' 'max = 10' >"$dir/rules"
+env --default-signal=INT "$command" converge --all --config "$dir/rules" \
+	</dev/null >"$dir/held" 2>&1 &
+holder=$!
+
+# fake_with_vm STATE...: the VM's process was handed its monitor's socket by fake_qmp
+fake_with_vm()
+{
+	rm -f "$dir/vm" "$dir/fds"
+	"$here/fake_qmp" --after 1 --run "echo \$\$ >$dir/vm; exec $spin_vm 1 0i >$dir/fds" \
+		"$dir/vms/web" "$@" 2>"$dir/fake" &
+	fake=$!
+	wait_for test -s "$dir/fds"
+	vm=$(cat "$dir/vm")
+}
+
+said()
+{
+	grep -q -- "$1" "$dir/held"
+}
+
+fake_with_vm none active:50 completed
+wait_for percent 60.00
+result 'the service throttles, as its rules say'
+wait_for said '^web: The migration has completed .* by up to 60.00 %' && ! throttled
+result 'and lets go'
+"$command" --pid "$vm" --for 1ms 10 >"$dir/out" 2>&1
+result 'and somebody else may throttle that VM then'
+wait_for grep -qs '^kvm_throttle_converge_helped_total 1' "$dir/vms.prom" &&
+	grep -q '^kvm_throttle_module_loaded 1$' "$dir/vms.prom" &&
+	grep -q '^kvm_throttle_module_api_version [1-9]' "$dir/vms.prom"
+result 'metrics: it has helped one'
+end_fake
+kill -KILL "$vm"
+fake_with_vm none active:1000
+wait_for percent 60.00
+result 'the next VM with that socket'
+end_holder TERM
+[ "$status" -eq 0 ] && ! throttled
+result 'SIGTERM: at full speed'
+"$command" converge --qmp "$dir/vms/web" --max 20 </dev/null >"$dir/held" 2>&1 &
+holder=$!
+wait_for percent 20.00 && said "Watching the migration of spin_vm (process $vm)"
+result 'a monitor that somebody else made: the right process is found'
 end_holder TERM
 
 end_fake
