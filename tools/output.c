@@ -69,10 +69,13 @@ struct output {
 	bool told;
 };
 
-/* The standard output; a file, if there is one; errors, which are told of last. */
+/*
+ * A file, if there is one; the standard output; errors.  In the order in which they
+ * are finished: failures are told on stderr, which may be the standard output.
+ */
 enum {
-	OUTPUT_STANDARD,
 	OUTPUT_FILE,
+	OUTPUT_STANDARD,
 	OUTPUT_ERRORS,
 	NR_OUTPUTS,
 };
