@@ -436,7 +436,8 @@ static void subscribe(virConnectPtr c)
 {
 	api.virConnectRegisterCloseCallback(c, connection_closed, NULL, NULL);
 	if (api.virConnectDomainEventRegisterAny(c, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-						 VIR_DOMAIN_EVENT_CALLBACK(lifecycle),
+						 (virConnectDomainEventGenericCallback)
+						 (void (*)(void))lifecycle,
 						 NULL, NULL) < 0)
 		fail("libvirt: %s", api.virGetLastErrorMessage());
 	api.virConnectDomainQemuMonitorEventRegister(c, NULL, NULL, monitor_event, NULL,
@@ -559,7 +560,7 @@ void libvirt_serve(int socket, const char *uri, const char *domain)
 		if (c && !connected && strcmp(api.virConnectGetType(c), "QEMU"))
 			fail("libvirt's %s has no QEMU: say which libvirt with --connect",
 			     api.virConnectGetType(c));
-		connected |= c != NULL;
+		connected |= !!c;
 		if (c)
 			use(c, domain);
 		wait_us = c ? RECONNECT_US : 2 * wait_us;

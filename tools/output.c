@@ -30,10 +30,10 @@
 #include "output.h"
 
 /* A stream is flushed by whoever prints, and that at the end of a line. */
-#define STREAM_BYTES	(1 << 20)
+#define STREAM_BYTES	(1024 * 1024)
 
 /* What is kept for a reader that is slow. */
-#define KEPT_BYTES	(256 << 10)
+#define KEPT_BYTES	(256 * 1024)
 
 /* How long the end waits for the last lines to be written. */
 #define FINISH_MS	50

@@ -378,7 +378,7 @@ static struct vm *new_vm(struct service *s, const char *path)
 	assist_init(&vm->a, &s->loop, path ? &socket_owner : &domain_owner, vm,
 		    &s->rules.every.policy);
 	vm->a.frugal = true;
-	vm->a.want_events = path != NULL;
+	vm->a.want_events = !!path;
 	vm->next = s->vms;
 	s->vms = vm;
 	return vm;

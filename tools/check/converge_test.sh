@@ -210,6 +210,7 @@ for what in completed cancelled TERM; do
 	TERM) fake "$qmp" active ;;
 	*) fake "$qmp" active:50 "$what" ;;
 	esac
+	# shellcheck disable=SC2094 # nobody reads it
 	"$command" converge --qmp "$qmp" --pid "$vm" --log "$dir/fifo" </dev/null >"$dir/fifo" 2>&1 &
 	holder=$!
 	wait_for percent 99.00

@@ -134,7 +134,7 @@ static void test_mistakes(void)
 	for (size_t i = 0; i < ARRAY_SIZE(mistakes); i++) {
 		int error;
 
-		strcpy(why, "");
+		why[0] = '\0';
 		error = read_text(&r, mistakes[i].text, strlen(mistakes[i].text), why,
 				  sizeof(why));
 		result(error && !strncmp(why, mistakes[i].why, strlen(mistakes[i].why)),

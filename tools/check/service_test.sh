@@ -146,7 +146,8 @@ kill -0 "$service" && no_line 'has ended'
 result 'QEMUs that end without a migration are not worth a word'
 fake late "$vms/late" active:100
 wait_for said "late: its migration can't" && wait_for said 'late: a migration has begun'
-kill -KILL "$(echo $fakes)"
+# shellcheck disable=SC2086 # one id, with spaces
+kill -KILL $fakes
 wait_for said 'late: QEMU has ended after'
 result 'one that ends in its migration is'
 end_fakes
