@@ -335,7 +335,7 @@ holder=$!
 # fake_with_vm STATE...: the VM's process was handed its monitor's socket by fake_qmp
 fake_with_vm()
 {
-	rm -f "$dir/vm" "$dir/fds"
+	rm -f "$dir/vm" "$dir/fds" "$dir/vms/web"
 	"$here/fake_qmp" --after 1 --run "echo \$\$ >$dir/vm; exec $spin_vm 1 0i >$dir/fds" \
 		"$dir/vms/web" "$@" 2>"$dir/fake" &
 	fake=$!
