@@ -217,6 +217,7 @@ static void say(struct assist *a, const char *format, ...)
 	if (vasprintf(&text, format, args) < 0)
 		err(EXIT_FAILURE, "message");
 	va_end(args);
+	clean_text(text);
 	a->owner->say(a, text);
 	free(text);
 }
@@ -288,6 +289,7 @@ char *assist_sum_up(const struct assist *a, const struct assist_end *end)
 	if (asprintf(&text, "%s after %.1f s%s%s%s.", end->text, a->sample.time_s,
 		     failed ? ": " : "", failed ? a->migration.why : "", guest) < 0)
 		err(EXIT_FAILURE, "message");
+	clean_text(text);
 	return text;
 }
 

@@ -107,6 +107,22 @@ uint64_t now_ns(void)
 }
 
 /**
+ * clean_text() - make a text safe to be shown
+ * @text: the text, some of which is another's; its control characters become '?', as
+ *	they can begin a line or make a terminal do things
+ */
+void clean_text(char *text)
+{
+	for (unsigned char *c = (unsigned char *)text; *c; c++) {
+		/* U+0080 to U+009F are control characters, too. */
+		if (*c < ' ' || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0))
+			*c = '?';
+		if (*c == '?' && c[1] >= 0x80 && c[1] < 0xa0)
+			*++c = '?';
+	}
+}
+
+/**
  * print_json() - print an object on a line of its own, and free it
  * @file: where to
  * @json: the object
@@ -152,7 +168,7 @@ static void add_vm_process(struct vm_processes *vms, pid_t pid, const char *name
 	struct process process = proc_of_thread(pid);
 	int nr, *fds;
 
-	if (!process.pid || (name && strcmp(process.guest, name)))
+	if (!process.pid || (name && !proc_has_guest(pid, name)))
 		return;
 	nr = proc_find_fds(pid, VM_FILE, &fds);
 	if (nr > 0)

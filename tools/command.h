@@ -43,6 +43,7 @@ uint64_t option_for(const struct argp_state *state, const char *arg);
 
 void check_output_at_exit(void);
 uint64_t now_ns(void);
+void clean_text(char *text);
 void print_json(FILE *file, struct json_object *json);
 struct process find_process(pid_t pid);
 _Noreturn void fail_which_vm(const struct argp_state *state);

@@ -425,7 +425,7 @@ static int reconnect(struct assist *a)
 	struct converge *c = a->context;
 	char why[WHY_LEN];
 
-	return qmp_connect(c->o->qmp, why, sizeof(why));
+	return qmp_connect(c->o->qmp, true, why, sizeof(why));
 }
 
 /* libvirt is slow to begin with, but not as slow as this. */
@@ -497,7 +497,7 @@ static void open_monitor(struct converge *c)
 	const char *path = c->o->qmp;
 	struct process vm = { 0 };
 	char why[WHY_LEN];
-	int status, fd = qmp_connect(path, why, sizeof(why));
+	int status, fd = qmp_connect(path, true, why, sizeof(why));
 
 	if (fd < 0)
 		errx(EXIT_FAILURE, "%s: %s", path, why);

@@ -101,9 +101,10 @@ static void print_each(FILE *f, const struct metrics_vm *vms, size_t nr, const c
 		fprintf(f, "kvm_throttle_%s{", name);
 		prometheus_label(f, "vm", vms[i].name);
 		if (isfinite(v))
-			fprintf(f, "} %.15g\n", v);
+			fprintf(f, "pid=\"%d\"} %.15g\n", vms[i].pid, v);
 		else
-			fprintf(f, "} %s\n", isnan(v) ? "NaN" : "+Inf");
+			fprintf(f, "pid=\"%d\"} %s\n", vms[i].pid,
+				isnan(v) ? "NaN" : "+Inf");
 	}
 }
 

@@ -34,7 +34,8 @@ struct metrics {
 
 /**
  * struct metrics_vm - a VM that is watched
- * @name: its name
+ * @name: its name, which another may have too
+ * @pid: its process
  * @migrates: a migration runs, and what follows is known
  * @percent: by how much it is throttled
  * @remaining: bytes that have still to be sent
@@ -42,6 +43,7 @@ struct metrics {
  */
 struct metrics_vm {
 	const char *name;
+	pid_t pid;
 	bool migrates;
 	double percent;
 	double remaining;

@@ -66,35 +66,80 @@ static void read_comm(pid_t pid, char *name, size_t size)
 }
 
 /*
+ * The name among QEMU's options of -name: guest=NAME or, as the first, NAME.  A comma
+ * in it is doubled.  It is put at the beginning of @options.  Returns false if there
+ * is none.
+ */
+static bool take_qemu_name(char *options)
+{
+	bool first = true;
+
+	for (char *from = options; *from; first = false) {
+		bool named = !strncmp(from, "guest=", strlen("guest="));
+		bool found = named || (first && from[strcspn(from, "=,")] != '=');
+		char *to = options;
+
+		if (named)
+			from += strlen("guest=");
+		for (; *from && (*from != ',' || from[1] == ','); from++) {
+			from += *from == ',';
+			if (found)
+				*to++ = *from;
+		}
+		if (found) {
+			*to = '\0';
+			return true;
+		}
+		from += *from == ',';
+	}
+	return false;
+}
+
+/*
  * The VM's name on the command line: QEMU has -name [guest=]NAME[,...],
  * kvmtool and crosvm have --name NAME, Firecracker has --id NAME.
+ * Returns it, to be freed, or NULL.
  */
-static void read_guest(pid_t pid, char *guest, size_t size)
+static char *read_guest(pid_t pid)
 {
 	char *arg = NULL, path[32];
-	size_t room = 0, len;
-	bool found = false;
+	bool found = false, qemu = false;
+	size_t room = 0;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
 	f = fopen(path, "re");
 	if (!f)
-		return;
+		return NULL;
 	while (!found && getdelim(&arg, &room, '\0', f) > 0) {
-		found = !strcmp(arg, "-name") || !strcmp(arg, "--name") ||
-			!strcmp(arg, "--id");
+		qemu = !strcmp(arg, "-name");
+		found = qemu || !strcmp(arg, "--name") || !strcmp(arg, "--id");
 	}
-	if (found && getdelim(&arg, &room, '\0', f) > 0) {
-		const char *name = arg;
-
-		if (!strncmp(name, "guest=", strlen("guest=")))
-			name += strlen("guest=");
-		len = strcspn(name, ",");
-		snprintf(guest, size, "%.*s", (int)len, name);
-		make_printable(guest);
-	}
-	free(arg);
+	found = found && getdelim(&arg, &room, '\0', f) > 0;
 	fclose(f);
+	/* QEMU takes two dashes, too. */
+	if (found && (qemu || strchr(arg, ',') || !strncmp(arg, "guest=", strlen("guest="))))
+		found = take_qemu_name(arg);
+	if (found)
+		return arg;
+	free(arg);
+	return NULL;
+}
+
+/**
+ * proc_has_guest() - does a process's command line call its VM so?
+ * @pid: the process
+ * @name: the whole name, with any characters
+ *
+ * Return: true if it does.
+ */
+bool proc_has_guest(pid_t pid, const char *name)
+{
+	char *guest = read_guest(pid);
+	bool same = guest && !strcmp(guest, name);
+
+	free(guest);
+	return same;
 }
 
 /**
@@ -106,11 +151,15 @@ static void read_guest(pid_t pid, char *guest, size_t size)
 struct process proc_of_thread(pid_t tid)
 {
 	struct process process = { .pid = read_tgid(tid), .name = "?" };
+	char *guest;
 
-	if (process.pid) {
-		read_comm(process.pid, process.name, sizeof(process.name));
-		read_guest(process.pid, process.guest, sizeof(process.guest));
-	}
+	if (!process.pid)
+		return process;
+	read_comm(process.pid, process.name, sizeof(process.name));
+	guest = read_guest(process.pid);
+	snprintf(process.guest, sizeof(process.guest), "%s", guest ?: "");
+	make_printable(process.guest);
+	free(guest);
 	return process;
 }
 

@@ -15,15 +15,17 @@
  * @name: its command name
  * @guest: what its command line calls its VM, empty if it doesn't
  *
- * The names are of printable ASCII.
+ * The names are of printable ASCII, and cut if they are longer: proc_has_guest() has the
+ * whole one.
  */
 struct process {
 	pid_t pid;
 	char name[16];
-	char guest[64];
+	char guest[256];
 };
 
 struct process proc_of_thread(pid_t tid);
+bool proc_has_guest(pid_t pid, const char *name);
 int proc_find_fds(pid_t pid, const char *file, int **fds);
 pid_t proc_of_monitor(int fd, const char *path);
 int proc_open(pid_t pid);

@@ -7,6 +7,7 @@
  */
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +23,11 @@
 /* A QEMU that takes longer to greet serves somebody else. */
 #define GREETING_S	5
 
-/* No answer that is asked for here is nearly as long. */
-#define ANSWER_MAX	(64 << 20)
+/* No answer that is asked for here is nearly as long: some KiB. */
+#define ANSWER_MAX	(1 << 20)
+
+/* Nor is there so much in a second; to read it would keep others waiting. */
+#define FLOOD		(4 << 20)
 
 /* Of what isn't QMP, so much is looked at. */
 #define HEAD_LEN	64
@@ -43,6 +47,8 @@ enum state {
  * @greeting: how long to wait for the greeting
  * @tokener: reads what comes
  * @len: how long the answer is so far that is being read
+ * @second_ns: when a second began
+ * @second_len: how much has come in that second
  * @head: what came first, to say what it is if it isn't QMP
  * @head_len: the length of that
  * @state: how far its beginning is
@@ -62,6 +68,8 @@ struct qmp {
 	struct loop_timer greeting;
 	struct json_tokener *tokener;
 	size_t len;
+	uint64_t second_ns;
+	size_t second_len;
 	char head[HEAD_LEN];
 	size_t head_len;
 	enum state state;
@@ -233,6 +241,18 @@ static void parse(struct qmp *q, const char *data, size_t len)
 	}
 }
 
+static bool is_flood(struct qmp *q, size_t len)
+{
+	uint64_t now = now_ns();
+
+	if (now >= q->second_ns + NSEC_PER_SEC) {
+		q->second_ns = now;
+		q->second_len = 0;
+	}
+	q->second_len += len;
+	return q->second_len > FLOOD;
+}
+
 static void receive(struct qmp *q)
 {
 	static char data[65536];
@@ -254,6 +274,10 @@ static void receive(struct qmp *q)
 
 			memcpy(q->head + q->head_len, data, more);
 			q->head_len += more;
+		}
+		if (is_flood(q, len)) {
+			fail(q, "it sends more than a monitor has to say");
+			return;
 		}
 		parse(q, data, len);
 		if (q->closed || q->freed)
@@ -373,41 +397,74 @@ const char *qmp_error(struct json_object *answer)
 	return text ?: "an error without a description";
 }
 
+/* Returns the file, which is a socket; through it, the socket can't be another's. */
+static int open_socket_file(const char *path)
+{
+	struct stat file;
+	int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (!fstat(fd, &file) && S_ISSOCK(file.st_mode))
+		return fd;
+	close(fd);
+	return -ENOTSOCK;
+}
+
+static int connect_path(int fd, const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(address.sun_path, path, strlen(path) + 1);
+	return connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
+}
+
+/* Whoever may write to a folder could have a link lead to the monitor of another. */
+static int connect_no_link(int fd, const char *path)
+{
+	int error, file = open_socket_file(path);
+	char self[32];
+
+	if (file < 0)
+		return file;
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", file);
+	error = connect_path(fd, self);
+	close(file);
+	return error;
+}
+
 /**
  * qmp_connect() - connect to a monitor's socket
  * @path: its path
+ * @follow: it may be a symbolic link
  * @why: what is wrong, if it fails
  * @size: room for that
  *
  * Return: the socket, or a negative error number.
  */
-int qmp_connect(const char *path, char *why, size_t size)
+int qmp_connect(const char *path, bool follow, char *why, size_t size)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct stat file;
-	int fd, error;
+	int error, fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	if (strlen(path) >= sizeof(address.sun_path)) {
-		snprintf(why, size, "too long for a socket's path");
-		return -ENAMETOOLONG;
-	}
-	memcpy(address.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		err(EXIT_FAILURE, "socket");
-	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)))
+	error = fd < 0 ? -errno : follow ? connect_path(fd, path) : connect_no_link(fd, path);
+	if (!error)
 		return fd;
-	error = errno;
-	close(fd);
-	if (!stat(path, &file) && !S_ISSOCK(file.st_mode))
+	if (fd >= 0)
+		close(fd);
+	if (error == -ENAMETOOLONG)
+		snprintf(why, size, "too long for a socket's path");
+	else if (error == -ENOTSOCK || (!stat(path, &file) && !S_ISSOCK(file.st_mode)))
 		snprintf(why, size, "is not a socket");
-	else if (error == EAGAIN)
+	else if (error == -EAGAIN)
 		snprintf(why, size, "too many wait for it already: a monitor serves one client");
-	else if (error == ECONNREFUSED)
-		snprintf(why, size, "%s: no QEMU serves it any more", strerror(error));
+	else if (error == -ECONNREFUSED)
+		snprintf(why, size, "%s: no QEMU serves it any more", strerror(-error));
 	else
-		snprintf(why, size, "%s", strerror(error));
-	return -error;
+		snprintf(why, size, "%s", strerror(-error));
+	return error;
 }
 
 /**

@@ -43,7 +43,7 @@ typedef void qmp_answer_fn(void *context, enum qmp_result result,
 
 struct qmp;
 
-int qmp_connect(const char *path, char *why, size_t size);
+int qmp_connect(const char *path, bool follow, char *why, size_t size);
 struct qmp *qmp_open(struct loop *loop, int fd, const struct qmp_handlers *handlers);
 void qmp_ask(struct qmp *q, const char *command, struct json_object *arguments,
 	     qmp_answer_fn *answered);

@@ -121,6 +121,7 @@ static void tell(struct service *s, int priority, const struct vm *vm,
 
 	if (asprintf(&line, "%s%s%s", name ?: "", name ? ": " : "", text) < 0)
 		err(EXIT_FAILURE, "message");
+	clean_text(line);
 	if (!fields)
 		fields = json_object_new_object();
 	if (name)
@@ -191,6 +192,7 @@ static void write_metrics(void *context)
 			err(EXIT_FAILURE, "metrics");
 		list[nr++] = (struct metrics_vm) {
 			.name = vm->name,
+			.pid = vm->a.vm.pid,
 			.migrates = vm->migrates,
 			.percent = vm->a.percent_x100 / 100.0,
 			.remaining = vm->a.sample.remaining,
@@ -339,7 +341,7 @@ static int reconnect(struct assist *a)
 	struct vm *vm = a->context;
 	char why[WHY_LEN];
 
-	return qmp_connect(vm->path, why, sizeof(why));
+	return qmp_connect(vm->path, false, why, sizeof(why));
 }
 
 static const struct assist_owner socket_owner = {
@@ -417,7 +419,7 @@ static void try_socket(void *context)
 	struct vm *vm = context;
 	struct process process = { 0 };
 	char why[WHY_LEN];
-	int fd = qmp_connect(vm->path, why, sizeof(why));
+	int fd = qmp_connect(vm->path, false, why, sizeof(why));
 
 	if (fd == -ECONNREFUSED && !vm->known && vm->tries++ < LISTEN_TRIES) {
 		loop_start(&vm->s->loop, &vm->retry, now_ns() + LISTEN_NS);
@@ -428,6 +430,8 @@ static void try_socket(void *context)
 		if (fd != -ECONNREFUSED && fd != -ENOENT)
 			tell(vm->s, JOURNAL_WARNING, vm, NULL, why);
 		drop(vm);
+		if (fd == -EMFILE || fd == -ENFILE)
+			loop_start(&vm->s->loop, &vm->s->folder_timer, now_ns() + RETRY_NS);
 		return;
 	}
 	if (!vm->known) {
@@ -470,7 +474,7 @@ static void add_socket(struct service *s, const char *name)
 		drop(vm);
 		vm = NULL;
 	}
-	if (!vm && !stat(path, &file) && S_ISSOCK(file.st_mode)) {
+	if (!vm && !lstat(path, &file) && S_ISSOCK(file.st_mode)) {
 		vm = new_vm(s, path);
 		try_socket(vm);
 	}

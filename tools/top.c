@@ -243,7 +243,8 @@ static void format_name(char *text, const struct row *row)
 	const struct throttle *t = &row->entry->now;
 
 	if (row->vcpu < 0)
-		snprintf(text, TEXT_MAX_LEN, "%s", vm_name(row->entry));
+		snprintf(text, TEXT_MAX_LEN, "%.*s", TEXT_MAX_LEN - 1,
+			 vm_name(row->entry));
 	else
 		snprintf(text, TEXT_MAX_LEN, "  vCPU %u",
 			 t->vcpus[row->vcpu].vcpu_id);

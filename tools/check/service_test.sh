@@ -100,6 +100,13 @@ cpu_time()
 	awk '{ print $14 + $15 }' "/proc/$service/stat"
 }
 
+# is_idle: it takes no time of a CPU for two seconds
+is_idle()
+{
+	last=$(cpu_time)
+	[ "$last" -gt 0 ] && sleep 2 && [ "$(cpu_time)" -eq "$last" ]
+}
+
 # --- rules ---------------------------------------------------------------------
 
 rules 'max = 90' '[web-*]' 'throttle = off'
@@ -164,6 +171,44 @@ no_line 'file:' && no_line 'deaf'
 result 'a file, and a socket that nobody serves'
 end_fakes
 
+# --- what a tenant may do, who controls QEMUs, their names and sockets ----------------
+
+mkdir "$dir/victim"
+"$here/fake_qmp" "$dir/victim/monitor" active:1000 &
+fakes="$fakes $!"
+wait_for test -S "$dir/victim/monitor"
+ln -s ../victim/monitor "$vms/link"
+lines='lines
+web: The migration has completed'
+fake "$lines" "$vms/$lines" active:1000
+wait_for said '^lines?web: The migration has completed: a migration has begun' &&
+	no_line '^web: The migration has completed'
+result 'a name that looks like another line'
+no_line '^link'
+result 'a link to the monitor of another'
+fake flood "$vms/flood" flood
+wait_for said 'flood: it sends more than a monitor has to say'
+result 'one that sends without end'
+fake long --long 2000000 "$vms/long" active:1000
+wait_for said "long: .*: this is not QMP: it doesn't end"
+result 'an answer without end'
+end_fakes
+end_service TERM
+fake few.29 --copies 30 "$vms/few" active:1000
+(
+	# Both: it takes all that it may.
+	ulimit -n 40 && exec env --default-signal=INT,HUP "$command" converge --all --config "$dir/rules"
+) </dev/null >"$dir/out" 2>&1 &
+service=$!
+wait_for said 'few.[0-9]*: Too many open files' && wait_for said 'few.[0-9]*: a migration has begun' &&
+	kill -0 "$service"
+result 'more sockets than it may have files'
+end_service TERM
+[ "$status" -eq 0 ]
+result 'which is not its end'
+end_fakes
+begin
+
 # --- signals -------------------------------------------------------------------------
 
 fake web "$vms/web" active:1000
@@ -202,13 +247,15 @@ end_service TERM
 rules "prometheus = $dir/vms.prom" 'max = 70'
 fake web "$vms/web" active:40 completed
 fake 'a"b\c' "$vms/a\"b\\c" active:1000
+fake one --name twin "$vms/one" active:1000
+fake two --name twin "$vms/two" active:1000
 begin --json
 wait_for grep -qs '^kvm_throttle_converge_migrations_total{end="completed"} 1' "$dir/vms.prom"
 result 'metrics: one has ended'
 grep -q '^kvm_throttle_module_loaded [01]$' "$dir/vms.prom" &&
-	grep -q '^kvm_throttle_converge_vms 2$' "$dir/vms.prom" &&
-	grep -q '^kvm_throttle_converge_throttle_ratio{vm="a\\"b\\\\c",} 0$' "$dir/vms.prom" &&
-	grep -q '^kvm_throttle_converge_remaining_bytes{vm="a\\"b\\\\c",} [1-9]' "$dir/vms.prom" &&
+	grep -q '^kvm_throttle_converge_vms 4$' "$dir/vms.prom" &&
+	grep -q '^kvm_throttle_converge_throttle_ratio{vm="a\\"b\\\\c",pid="[0-9]*"} 0$' "$dir/vms.prom" &&
+	grep -q '^kvm_throttle_converge_remaining_bytes{vm="a\\"b\\\\c",pid="[0-9]*"} [1-9]' "$dir/vms.prom" &&
 	! grep -q 'ratio{vm="web' "$dir/vms.prom"
 result 'metrics: the others'
 python3 - "$dir/vms.prom" <<'PYTHON'
@@ -222,10 +269,11 @@ for line in open(sys.argv[1]):
             typed.add(name)
         continue
     match = re.fullmatch(r'(\w+)(\{(\w+="([^"\\\n]|\\.)*",?)*\})? (\+Inf|NaN|[-+.e0-9]+)\n', line)
-    assert match and match[1] in typed and match.group(0) not in seen, line
-    seen.add(match.group(0))
+    series = line.rpartition(' ')[0]
+    assert match and match[1] in typed and series not in seen, line
+    seen.add(series)
 PYTHON
-result 'metrics: in the form that is documented'
+result 'metrics: in the form that is documented, two of one name too'
 end_service TERM
 python3 - "$dir/out" <<'PYTHON'
 import json, sys
@@ -349,7 +397,8 @@ result 'and are let go of'
 end_fakes
 fake many.99 --copies 100 "$vms/many" none
 begin
-sleep 5
+# Until it has got to know them all, which takes a busy machine long.
+wait_for is_idle
 before=$(cpu_time)
 sleep 10
 took=$(($(cpu_time) - before))

@@ -113,6 +113,25 @@ expect 1 "2 processes have a VM that is called 'web': give one with --pid: [0-9]
 kill -KILL $named $twin
 wait $named $twin 2>/dev/null
 
+# Names with commas, which QEMU has doubled, very long ones, and others.
+long=$(printf 'n%.0s' $(seq 300))
+while IFS='|' read -r options name; do
+	rm -f "$dir/fds2"
+	"$spin_vm" 1 0i "${options%% *}" "${options#* }" >"$dir/fds2" &
+	named=$!
+	wait_for test -s "$dir/fds2"
+	expect 0 '^Done' --vm "$name" --quiet --for 100ms 80
+	kill -KILL $named
+	wait $named 2>/dev/null
+done <<NAMES
+-name guest=a,,b=1,,,debug-threads=on|a,b=1,
+-name debug-threads=on,guest=web|web
+-name ,,,|,
+--name a,b|a
+--name guest=$long|$long
+-name guest=wéb [1]|wéb [1]
+NAMES
+
 trap '' HUP
 hold --quiet 20
 trap - HUP
