@@ -24,10 +24,10 @@
 #define GREETING_S	5
 
 /* No answer that is asked for here is nearly as long: some KiB. */
-#define ANSWER_MAX	(1 << 20)
+#define ANSWER_MAX	(1024 * 1024)
 
 /* Nor is there so much in a second; to read it would keep others waiting. */
-#define FLOOD		(4 << 20)
+#define FLOOD		(4 * 1024 * 1024)
 
 /* Of what isn't QMP, so much is looked at. */
 #define HEAD_LEN	64

@@ -195,10 +195,9 @@ result 'an answer without end'
 end_fakes
 end_service TERM
 fake few.29 --copies 30 "$vms/few" active:1000
-(
-	# Both: it takes all that it may.
-	ulimit -n 40 && exec env --default-signal=INT,HUP "$command" converge --all --config "$dir/rules"
-) </dev/null >"$dir/out" 2>&1 &
+# Both limits: it takes all that it may.
+prlimit --nofile=40:40 env --default-signal=INT,HUP "$command" converge --all \
+	--config "$dir/rules" </dev/null >"$dir/out" 2>&1 &
 service=$!
 wait_for said 'few.[0-9]*: Too many open files' && wait_for said 'few.[0-9]*: a migration has begun' &&
 	kill -0 "$service"
