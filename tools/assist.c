@@ -214,8 +214,7 @@ static void say(struct assist *a, const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
-	if (vasprintf(&text, format, args) < 0)
-		err(EXIT_FAILURE, "message");
+	text = format_text(format, args);
 	va_end(args);
 	clean_text(text);
 	a->owner->say(a, text);

@@ -107,6 +107,22 @@ uint64_t now_ns(void)
 }
 
 /**
+ * format_text() - make a text
+ * @format: as for printf(3)
+ * @args: what it is about
+ *
+ * Return: the text, to be freed.
+ */
+char *format_text(const char *format, va_list args)
+{
+	char *text;
+
+	if (vasprintf(&text, format, args) < 0)
+		err(EXIT_FAILURE, "message");
+	return text;
+}
+
+/**
  * clean_text() - make a text safe to be shown
  * @text: the text, some of which is another's; its control characters become '?', as
  *	they can begin a line or make a terminal do things

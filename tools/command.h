@@ -7,6 +7,7 @@
 #define COMMAND_H
 
 #include <argp.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -43,6 +44,7 @@ uint64_t option_for(const struct argp_state *state, const char *arg);
 
 void check_output_at_exit(void);
 uint64_t now_ns(void);
+char *format_text(const char *format, va_list args);
 void clean_text(char *text);
 void print_json(FILE *file, struct json_object *json);
 struct process find_process(pid_t pid);

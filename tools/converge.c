@@ -410,7 +410,6 @@ static void ready(struct assist *a)
 static void refused(struct assist *a, const char *why)
 {
 	struct converge *c = a->context;
-
 	const char *name = c->o->qmp ?: c->o->domain;
 
 	if (why)

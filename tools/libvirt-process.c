@@ -72,7 +72,7 @@ struct domain {
 /* The control socket, and what is wanted. */
 static int control = -1;
 static const char *wanted_uri;
-static bool all_wanted;
+/* Of the only domain that is; empty if all are. */
 static char wanted_uuid[VIR_UUID_STRING_BUFLEN];
 
 /* Of @connection, which changes when libvirtd is restarted, and of @domains. */
@@ -374,8 +374,6 @@ static int lifecycle(virConnectPtr c, virDomainPtr domain, int event, int detail
 		shutdown(d->fd, SHUT_RD);
 	}
 	pthread_mutex_unlock(&lock);
-	if (!d && event == VIR_DOMAIN_EVENT_STARTED && all_wanted)
-		announce(domain);
 	if (!d && event == VIR_DOMAIN_EVENT_STARTED &&
 	    !api.virDomainGetUUIDString(domain, uuid) &&
 	    (!*wanted_uuid || !strcmp(wanted_uuid, uuid)))
@@ -544,7 +542,6 @@ void libvirt_serve(int socket, const char *uri, const char *domain)
 
 	control = socket;
 	wanted_uri = uri;
-	all_wanted = !domain;
 	/* Whoever starts this ends it. */
 	ignore_signals();
 	load();

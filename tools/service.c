@@ -144,8 +144,7 @@ static void tell_format(struct service *s, int priority, const struct vm *vm,
 	va_list args;
 
 	va_start(args, format);
-	if (vasprintf(&text, format, args) < 0)
-		err(EXIT_FAILURE, "message");
+	text = format_text(format, args);
 	va_end(args);
 	tell(s, priority, vm, NULL, text);
 	free(text);
@@ -518,17 +517,18 @@ static void open_folder(void *context)
 	struct service *s = context;
 	const char *path = s->rules.sockets;
 	struct dirent *entry;
-	DIR *dir;
+	DIR *dir = NULL;
 
 	leave_folder(s);
 	if (!path)
 		return;
 	s->folder.fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	if (s->folder.fd < 0)
-		err(EXIT_FAILURE, "inotify");
-	loop_add(&s->loop, &s->folder);
-	dir = inotify_add_watch(s->folder.fd, path, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR) < 0 ?
-	      NULL : opendir(path);
+	if (s->folder.fd >= 0) {
+		loop_add(&s->loop, &s->folder);
+		if (inotify_add_watch(s->folder.fd, path,
+				      IN_CREATE | IN_MOVED_TO | IN_ONLYDIR) >= 0)
+			dir = opendir(path);
+	}
 	if (!dir) {
 		if (!s->folder_missing)
 			tell_format(s, JOURNAL_WARNING, NULL, "%s: %s; trying again each minute",
