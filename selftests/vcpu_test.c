@@ -828,6 +828,8 @@ static void leave_after_a_while(void)
 }
 
 #define LEAVING_US	25
+/* At 50 %. */
+#define WINDOW_US	(KVM_THROTTLE_PERIOD_DEFAULT_NS / 2 / 1000)
 
 /*
  * In each round the guest leaves guest mode by itself, from 25 us before its window
@@ -841,7 +843,7 @@ static void *runs_what_leaves(void *arg)
 	int i;
 
 	for (i = 0; i < 4 * LEAVING_US; i++) {
-		leaving.after = (5236 - LEAVING_US) * khz / 1000 + i * khz / 4000;
+		leaving.after = (WINDOW_US - LEAVING_US) * khz / 1000 + i * khz / 4000;
 		sync_global_to_guest(g->vm, leaving);
 		vcpu->run->immediate_exit = 0;
 		if (!__vcpu_run(vcpu))
