@@ -60,18 +60,10 @@ static void check_gone(void *context);
 
 /* --- what QEMU says ------------------------------------------------------- */
 
-static struct json_object *member(struct json_object *json, const char *name)
-{
-	struct json_object *value = NULL;
-
-	json_object_object_get_ex(json, name, &value);
-	return value;
-}
-
 /* NAN if it isn't there, or isn't a number. */
 static double number(struct json_object *json, const char *name)
 {
-	struct json_object *value = member(json, name);
+	struct json_object *value = json_member(json, name);
 
 	if (!json_object_is_type(value, json_type_int) &&
 	    !json_object_is_type(value, json_type_double))
@@ -88,7 +80,7 @@ static double number_or_0(struct json_object *json, const char *name)
 
 static const char *string(struct json_object *json, const char *name)
 {
-	struct json_object *value = member(json, name);
+	struct json_object *value = json_member(json, name);
 
 	return json_object_is_type(value, json_type_string) ?
 	       json_object_get_string(value) : NULL;
@@ -103,7 +95,7 @@ static bool is_on(struct json_object *capabilities, const char *name)
 		const char *this = string(one, "capability");
 
 		if (this && !strcmp(this, name))
-			return json_object_get_boolean(member(one, "state"));
+			return json_object_get_boolean(json_member(one, "state"));
 	}
 	return false;
 }
@@ -728,10 +720,10 @@ static void advance(struct assist *a)
 
 static void take_sample(struct assist *a, struct json_object *info)
 {
-	struct json_object *ram = member(info, "ram");
+	struct json_object *ram = json_member(info, "ram");
 	struct policy_sample *s = &a->sample;
 	double pages = number_or_0(ram, "normal") + number_or_0(ram, "duplicate") +
-		       number_or_0(member(info, "xbzrle-cache"), "pages");
+		       number_or_0(json_member(info, "xbzrle-cache"), "pages");
 	double page_size = number_or_0(ram, "page-size") ?: 4096;
 
 	if (isfinite(number(info, "total-time")))
@@ -765,7 +757,7 @@ static void migration_answered(void *context, enum qmp_result result,
 		.why = string(answer, "error-desc"),
 		.total_s = isfinite(number(answer, "total-time")) ?
 			   number(answer, "total-time") / 1e3 : -1,
-		.ram = json_object_is_type(member(answer, "ram"), json_type_object),
+		.ram = json_object_is_type(json_member(answer, "ram"), json_type_object),
 	};
 	migration_look(&a->migration, &info);
 	if (a->migration.phase != MIGRATION_WAITING)

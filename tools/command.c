@@ -139,6 +139,21 @@ void clean_text(char *text)
 }
 
 /**
+ * json_member() - look into an object
+ * @json: the object, or anything else
+ * @name: what is looked for
+ *
+ * Return: what is called so there, which is @json's; or NULL.
+ */
+struct json_object *json_member(struct json_object *json, const char *name)
+{
+	struct json_object *value = NULL;
+
+	json_object_object_get_ex(json, name, &value);
+	return value;
+}
+
+/**
  * print_json() - print an object on a line of its own, and free it
  * @file: where to
  * @json: the object

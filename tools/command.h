@@ -46,6 +46,7 @@ void check_output_at_exit(void);
 uint64_t now_ns(void);
 char *format_text(const char *format, va_list args);
 void clean_text(char *text);
+struct json_object *json_member(struct json_object *json, const char *name);
 void print_json(FILE *file, struct json_object *json);
 struct process find_process(pid_t pid);
 _Noreturn void fail_which_vm(const struct argp_state *state);

@@ -112,19 +112,11 @@ static void fail(struct qmp *q, const char *why)
 	q->handlers.closed(q->handlers.context, why);
 }
 
-static struct json_object *member(struct json_object *json, const char *name)
-{
-	struct json_object *value = NULL;
-
-	json_object_object_get_ex(json, name, &value);
-	return value;
-}
-
 /* --- what comes ----------------------------------------------------------- */
 
 static void take_answer(struct qmp *q, struct json_object *whole)
 {
-	struct json_object *answer, *id = member(whole, "id");
+	struct json_object *answer, *id = json_member(whole, "id");
 	qmp_answer_fn *answered = q->answered;
 	enum qmp_result result = QMP_OK;
 
@@ -134,12 +126,12 @@ static void take_answer(struct qmp *q, struct json_object *whole)
 	if (!json_object_object_get_ex(whole, "return", &answer)) {
 		const char *class;
 
-		answer = member(whole, "error");
+		answer = json_member(whole, "error");
 		if (!json_object_is_type(answer, json_type_object)) {
 			fail(q, "this is not QMP: neither a result nor an error");
 			return;
 		}
-		class = json_object_get_string(member(answer, "class"));
+		class = json_object_get_string(json_member(answer, "class"));
 		result = class && !strcmp(class, "Unreached") ? QMP_UNREACHED : QMP_ERROR;
 	}
 	q->answered = NULL;
@@ -150,7 +142,7 @@ static void send_line(struct qmp *q, const char *line);
 
 static void take_greeting(struct qmp *q, struct json_object *whole)
 {
-	if (!member(whole, "QMP")) {
+	if (!json_member(whole, "QMP")) {
 		fail(q, "this is not QMP: no greeting");
 		return;
 	}
@@ -160,7 +152,7 @@ static void take_greeting(struct qmp *q, struct json_object *whole)
 
 static void take_negotiated(struct qmp *q, struct json_object *whole)
 {
-	struct json_object *error = member(whole, "error");
+	struct json_object *error = json_member(whole, "error");
 
 	loop_stop(q->loop, &q->greeting);
 	q->state = READY;
@@ -179,7 +171,7 @@ static void take_object(struct qmp *q, struct json_object *whole)
 
 		/* Before that, they are of no use. */
 		if (q->state == READY && name)
-			q->handlers.event(q->handlers.context, name, member(whole, "data"));
+			q->handlers.event(q->handlers.context, name, json_member(whole, "data"));
 	} else if (q->state == GREETING) {
 		take_greeting(q, whole);
 	} else if (q->state == NEGOTIATING) {
@@ -392,7 +384,7 @@ uint64_t qmp_asked_ns(const struct qmp *q)
  */
 const char *qmp_error(struct json_object *answer)
 {
-	const char *text = json_object_get_string(member(answer, "desc"));
+	const char *text = json_object_get_string(json_member(answer, "desc"));
 
 	return text ?: "an error without a description";
 }
