@@ -131,6 +131,9 @@ lint:				## static analysis, licences; part of check (minutes)
 .PHONY: deb check-packages
 deb: vm				## Debian packages, made and checked in the VM's root
 	vm/vm chroot /src/vm/build-packages
+.PHONY: rpm
+rpm: vm				## RPM packages, made and checked in the VM's root
+	vm/vm chroot /src/vm/build-rpm
 check-packages: vm		## tests of DKMS and of the packages
 	vm/check-packages
 
