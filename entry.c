@@ -95,7 +95,7 @@ static __always_inline struct kvt_vm *kvt_find(const struct kvm *kvm)
 /* A vCPU of @vm is about to enter the guest. */
 static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 {
-	struct kvt_vcpu *v = xa_load(&vm->vcpus, vcpu->vcpu_idx);
+	struct kvt_vcpu *v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]);
 	enum kvt_state state;
 
 	if (!v) {

@@ -76,9 +76,7 @@
  *    lock and while its state isn't FREE, and the timers are started only there.
  *
  * Locks, outermost first.  A VM's own threads take only raw ones, with interrupts
- * off, so nobody waits for a thread of theirs that doesn't get a CPU.  The exception
- * is the lock of kvt_vm::vcpus, once for each new vCPU: with PREEMPT_RT it sleeps, and
- * lends the priority of who waits.
+ * off, so nobody waits for a thread of theirs that doesn't get a CPU.
  *
  *   kvm->lock			KVM's; its list of devices
  *   kvt_vm::lock		mutex; those who have the throttle fd
@@ -110,7 +108,6 @@
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
-#include <linux/xarray.h>
 
 #include "kvm_throttle.h"
 #include "kvt_chosen.h"
@@ -140,14 +137,13 @@ static void kvt_vm_free(struct work_struct *work)
 {
 	struct kvt_vm *vm = container_of(to_rcu_work(work), typeof(*vm), free);
 	struct kvt_vcpu *v;
-	unsigned long i;
+	int i = -1;
 
-	xa_for_each(&vm->vcpus, i, v)
+	while ((v = kvt_next_vcpu(vm, &i)))
 		kvt_vcpu_free(v);
-	xa_destroy(&vm->vcpus);
 	mutex_destroy(&vm->lock);
 	free_percpu(vm->cpus);
-	kfree(vm);
+	kvfree(vm);
 	/* kvm_throttle_exit() waits for what is left of this function. */
 	module_put(THIS_MODULE);
 }
@@ -255,17 +251,17 @@ static void kvt_kick_all(struct kvt_vm *vm)
 	}
 }
 
-static bool kvt_same(const struct kvt_setting *a, const struct kvt_setting *b)
+static bool kvt_same(struct kvt_setting a, const struct kvt_setting *b)
 {
-	return a->percent_x100 == b->percent_x100 &&
-	       a->period_ns == b->period_ns && a->own == b->own;
+	return a.percent_x100 == b->percent_x100 &&
+	       a.period_ns == b->period_ns && a.own == b->own;
 }
 
 static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
 			struct kvt_setting *setting)
 {
 	struct kvt_vcpu *v;
-	unsigned long i;
+	int i = -1;
 	int r;
 
 	lockdep_assert_held(&vm->lock);
@@ -273,10 +269,10 @@ static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
 	r = kvt_track_all(vm);
 	if (r < 0)
 		return r;
-	xa_for_each(&vm->vcpus, i, v) {
+	while ((v = kvt_next_vcpu(vm, &i))) {
 		if (v->id != vcpu_id)
 			continue;
-		if (!kvt_same(&v->setting, setting)) {
+		if (!kvt_same(kvt_vcpu_setting(v), setting)) {
 			setting->serial = ++vm->serial;
 			trace_kvm_throttle_set(vm, vcpu_id, setting);
 			kvt_vcpu_apply(v, setting);
@@ -286,25 +282,35 @@ static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
 	return -ENOENT;
 }
 
+/* Is the VM's setting that of each of its vCPUs? */
+static bool kvt_is_for_all(struct kvt_vm *vm)
+{
+	struct kvt_vcpu *v;
+	int i = -1;
+
+	while ((v = kvt_next_vcpu(vm, &i))) {
+		if (kvt_vcpu_setting(v).serial != vm->setting.serial)
+			return false;
+	}
+	return true;
+}
+
 /* vCPUs that aren't known yet are told when they are. */
 static void kvt_set_all(struct kvt_vm *vm, struct kvt_setting *setting)
 {
-	bool same = kvt_same(&vm->setting, setting);
 	struct kvt_vcpu *v;
-	unsigned long i;
+	int i = -1;
 
 	lockdep_assert_held(&vm->lock);
 
-	xa_for_each(&vm->vcpus, i, v)
-		same &= v->setting.serial == vm->setting.serial;
-	if (same)
+	if (kvt_same(vm->setting, setting) && kvt_is_for_all(vm))
 		return;
 	setting->serial = ++vm->serial;
 	trace_kvm_throttle_set(vm, -1, setting);
 	raw_spin_lock_irq(&vm->setting_lock);
 	vm->setting = *setting;
 	raw_spin_unlock_irq(&vm->setting_lock);
-	xa_for_each(&vm->vcpus, i, v)
+	while ((v = kvt_next_vcpu(vm, &i)))
 		kvt_vcpu_apply(v, setting);
 }
 
@@ -313,10 +319,10 @@ static u32 kvt_most(struct kvt_vm *vm)
 {
 	u32 most = vm->setting.percent_x100;
 	struct kvt_vcpu *v;
-	unsigned long i;
+	int i = -1;
 
-	xa_for_each(&vm->vcpus, i, v)
-		most = max(most, v->setting.percent_x100);
+	while ((v = kvt_next_vcpu(vm, &i)))
+		most = max(most, kvt_vcpu_setting(v).percent_x100);
 	return most;
 }
 
@@ -469,7 +475,7 @@ static int kvt_get(struct kvt_vm *vm, struct kvm_throttle_state *get,
 {
 	struct kvt_grid grid;
 	struct kvt_vcpu *v;
-	unsigned long i;
+	int i = -1;
 	int nr, r = 0;
 
 	r = kvt_vm_lock(vm);
@@ -487,7 +493,7 @@ static int kvt_get(struct kvt_vm *vm, struct kvm_throttle_state *get,
 		goto out;
 	}
 	/* More may have come meanwhile. */
-	xa_for_each(&vm->vcpus, i, v) {
+	while ((v = kvt_next_vcpu(vm, &i))) {
 		if (i < min_t(u32, nr, get->nr_vcpus))
 			kvt_vcpu_get(v, vm, &(*states)[i]);
 	}
@@ -646,7 +652,7 @@ static int kvt_list_show(struct seq_file *s, void *unused)
 	struct kvm_throttle_vcpu_state state;
 	struct kvt_grid grid;
 	struct kvt_vcpu *v;
-	unsigned long i;
+	int i = -1;
 
 	/* The VM is gone; its throttle fd isn't. */
 	if (kvt_vm_lock(vm))
@@ -658,7 +664,7 @@ static int kvt_list_show(struct seq_file *s, void *unused)
 		   vm->setting.percent_x100 / 100,
 		   vm->setting.percent_x100 % 100, grid.period_ns);
 	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns stall_max_ns\n");
-	xa_for_each(&vm->vcpus, i, v) {
+	while ((v = kvt_next_vcpu(vm, &i))) {
 		kvt_vcpu_get(v, vm, &state);
 		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu %llu\n",
 			   state.vcpu_id, state.tid, state.percent_x100 / 100,
@@ -693,12 +699,12 @@ static struct kvt_vm *kvt_alloc_vm(struct kvm *kvm)
 	struct kvt_vm *vm;
 	int cpu;
 
-	vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	vm = kvzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
 	if (!vm)
 		return NULL;
 	vm->cpus = alloc_percpu_gfp(struct kvt_record, GFP_KERNEL_ACCOUNT);
 	if (!vm->cpus) {
-		kfree(vm);
+		kvfree(vm);
 		return NULL;
 	}
 	for_each_possible_cpu(cpu)
@@ -712,7 +718,6 @@ static struct kvt_vm *kvt_alloc_vm(struct kvm *kvm)
 	vm->epoch_ns = ktime_get_ns();
 	mutex_init(&vm->lock);
 	raw_spin_lock_init(&vm->setting_lock);
-	xa_init(&vm->vcpus);
 	INIT_DELAYED_WORK(&vm->remove, kvt_remove);
 	INIT_WORK(&vm->put, kvt_put_last);
 	INIT_RCU_WORK(&vm->free, kvt_vm_free);

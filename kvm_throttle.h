@@ -20,7 +20,6 @@
 #include <linux/uidgid.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
-#include <linux/xarray.h>
 
 #include "window.h"
 
@@ -98,9 +97,10 @@ struct kvt_admit {
  * @key: @kvm for entry.c, which never follows it; constant
  * @setting_lock: protects @setting
  * @setting: for every vCPU that has none of its own
- * @vcpus: struct kvt_vcpu by vcpu_idx, which stay until this is freed
  * @cpus: how far each CPU has given the VM its windows
  * @admits: by vcpu_idx, for vCPUs that aren't in @vcpus yet
+ * @nr_vcpus: those in @vcpus have a lower index
+ * @vcpus: by vcpu_idx; NULL where none is known.  They stay until this is freed
  */
 struct kvt_vm {
 	refcount_t ref;
@@ -130,9 +130,10 @@ struct kvt_vm {
 	const struct kvm *key;
 	raw_spinlock_t setting_lock;	/* see above */
 	struct kvt_setting setting;
-	struct xarray vcpus;
 	struct kvt_record __percpu *cpus;
 	struct kvt_admit admits[KVT_ADMITS];
+	int nr_vcpus;
+	struct kvt_vcpu *vcpus[KVM_MAX_VCPUS];
 };
 
 /**
@@ -194,6 +195,8 @@ struct kvt_turn {
  * @sleep.from_ns: since when, while KVT_ASLEEP; up to then, it is in @stats
  * @sleep.woken_ns: when @sleep.opening ended it, if KVT_WOKEN
  * @sleep.left_ns: when kvt_work() let it go on to the guest, if KVT_WOKEN
+ * @sleep.blocked: how often its thread had blocked by then.  It doesn't on the way
+ *	to the guest
  * @sleep.waited_ns: how long another task had the CPU between those two
  * @sleep.idle: the CPU had nothing to do at @sleep.woken_ns
  * @sleep.put_off: @sleep.opening has been put off once
@@ -247,6 +250,7 @@ struct kvt_vcpu {
 		u64 from_ns;
 		u64 woken_ns;
 		u64 left_ns;
+		unsigned long blocked;
 		u64 waited_ns;
 		bool idle;
 		bool put_off;
@@ -277,6 +281,19 @@ struct kvt_vcpu {
 	u64 since_ns;
 	u64 stall_from_ns;
 };
+
+/* Return: the known vCPU that comes after index *@i, which is set to its own; or NULL. */
+static inline struct kvt_vcpu *kvt_next_vcpu(const struct kvt_vm *vm, int *i)
+{
+	struct kvt_vcpu *v;
+
+	while (++*i < READ_ONCE(vm->nr_vcpus)) {
+		v = READ_ONCE(vm->vcpus[*i]);
+		if (v)
+			return v;
+	}
+	return NULL;
+}
 
 /* The time on the VM's grid. */
 static inline u64 kvt_now(const struct kvt_vm *vm)
@@ -409,6 +426,16 @@ void kvt_vcpu_enter(struct kvt_vcpu *v);
  * A vCPU that is in the guest stays there until it is kicked out.
  */
 void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting);
+
+/**
+ * kvt_vcpu_setting() - what is in force for a vCPU
+ * @v: the vCPU
+ *
+ * It may be newer than the caller's: a thread that has just been admitted sets it, too.
+ *
+ * Return: a copy.
+ */
+struct kvt_setting kvt_vcpu_setting(struct kvt_vcpu *v);
 
 /**
  * kvt_vcpu_free() - let go of a vCPU

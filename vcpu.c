@@ -14,7 +14,6 @@
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/task_work.h>
-#include <linux/xarray.h>
 
 #include "compat.h"
 #include "kvm_throttle.h"
@@ -386,6 +385,14 @@ static bool kvt_is_too_late(struct kvt_vcpu *v, u64 now)
 	return over;
 }
 
+/* It goes on to the guest, after so long on a CPU that was busy. */
+static void kvt_let_on(struct kvt_vcpu *v, u64 now, u64 waited_ns)
+{
+	v->sleep.waited_ns = waited_ns;
+	v->sleep.left_ns = now;
+	v->sleep.blocked = current->nvcsw;
+}
+
 /* Called in task work, in KVM_RUN: must @v sleep until its clock's open_ns? */
 static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 {
@@ -410,8 +417,7 @@ static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 		return true;
 	}
 	if (v->state == KVT_WOKEN) {
-		v->sleep.waited_ns = v->sleep.idle ? 0 : now - v->sleep.woken_ns;
-		v->sleep.left_ns = now;
+		kvt_let_on(v, now, v->sleep.idle ? 0 : now - v->sleep.woken_ns);
 		/* How late it is will be seen when it enters. */
 		if (!kvt_is_too_late(v, now))
 			return false;
@@ -427,8 +433,7 @@ static bool kvt_may_go_on(struct kvt_vcpu *v)
 	if (v->state != KVT_WOKEN || !v->sleep.idle || signal_pending(current))
 		return false;
 	now = kvt_now(v->vm);
-	v->sleep.waited_ns = 0;
-	v->sleep.left_ns = now;
+	kvt_let_on(v, now, 0);
 	return now < v->window.clock.open_ns + v->window.grid.run_ns;
 }
 
@@ -616,10 +621,16 @@ static void kvt_refuse(struct kvt_vcpu *v)
 /* @v isn't known to be allowed to enter. */
 static void kvt_try_to_open(struct kvt_vcpu *v)
 {
-	bool slept = v->state == KVT_WOKEN;
 	u64 now = kvt_now(v->vm);
+	bool slept;
 
 	kvt_settle(v, now);
+	/* It has left KVM_RUN meanwhile, for a signal, and comes in its own time. */
+	if (v->state == KVT_WOKEN && v->sleep.blocked != current->nvcsw) {
+		WRITE_ONCE(v->state, KVT_CLOSED);
+		kvt_end_stall(v);
+	}
+	slept = v->state == KVT_WOKEN;
 	/* From kvt_work() to here, something else has come between. */
 	if (slept && now - v->sleep.left_ns > KVT_WAY_NS)
 		v->sleep.waited_ns += now - v->sleep.left_ns;
@@ -701,6 +712,16 @@ out:
 	raw_spin_unlock_irq(&v->lock);
 }
 
+struct kvt_setting kvt_vcpu_setting(struct kvt_vcpu *v)
+{
+	struct kvt_setting setting;
+
+	raw_spin_lock_irq(&v->lock);
+	setting = v->setting;
+	raw_spin_unlock_irq(&v->lock);
+	return setting;
+}
+
 static struct kvt_vcpu *kvt_alloc(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 {
 	struct kvt_vcpu *v;
@@ -739,25 +760,33 @@ static void kvt_apply_vms(struct kvt_vcpu *v, struct kvt_vm *vm)
 	kvt_vcpu_apply(v, &setting);
 }
 
+/* Have others find @v.  Return: it, or who was there before. */
+static struct kvt_vcpu *kvt_publish(struct kvt_vm *vm, int i, struct kvt_vcpu *v)
+{
+	struct kvt_vcpu *other = cmpxchg(&vm->vcpus[i], NULL, v);
+	int nr = READ_ONCE(vm->nr_vcpus);
+
+	while (nr <= i && !try_cmpxchg(&vm->nr_vcpus, &nr, i + 1))
+		;
+	return other ?: v;
+}
+
 struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 {
-	struct kvt_vcpu *v = xa_load(&vm->vcpus, vcpu->vcpu_idx);
-	int r;
+	struct kvt_vcpu *v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]), *new;
 
 	if (v)
 		return v;
-	v = kvt_alloc(vm, vcpu);
-	if (!v)
+	new = kvt_alloc(vm, vcpu);
+	if (!new)
 		return ERR_PTR(-ENOMEM);
-	/* Before anybody sees @v, and again after: the setting may have changed. */
-	kvt_apply_vms(v, vm);
-	r = xa_insert(&vm->vcpus, vcpu->vcpu_idx, v, GFP_KERNEL_ACCOUNT);
-	if (r) {
-		kvt_put(v);
-		return r == -EBUSY ? xa_load(&vm->vcpus, vcpu->vcpu_idx) :
-				     ERR_PTR(r);
-	}
-	kvt_apply_vms(v, vm);
+	/* Before anybody sees it, and again after: the setting may have changed. */
+	kvt_apply_vms(new, vm);
+	v = kvt_publish(vm, vcpu->vcpu_idx, new);
+	if (v == new)
+		kvt_apply_vms(v, vm);
+	else
+		kvt_put(new);
 	return v;
 }
 

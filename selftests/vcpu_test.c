@@ -883,6 +883,61 @@ static void leaves_near_the_end(struct guest *g, int *fd, bool by_halt)
 		    "throttled for %llu ns of %llu", state.throttled_ns, state.elapsed_ns);
 }
 
+/* A pause of the VMM's, longer than a period. */
+#define PAUSE_NS	(10 * MS)
+#define BRIEF_NS	(2 * MS)
+/* From attaching to the epoch, and from a window's opening to the guest. */
+#define OPENING_US	600
+
+static void *runs_and_pauses(void *vcpu)
+{
+	struct kvm_vcpu *v = vcpu;
+
+	while (!v->run->immediate_exit) {
+		if (__vcpu_run(v))
+			sleep_ns(PAUSE_NS);
+	}
+	return NULL;
+}
+
+/* A signal ends KVM_RUN between a window's opening and the guest. */
+TEST_F_TIMEOUT(vcpu, signal_when_its_window_opens, 60)
+{
+	struct kvm_throttle_vcpu_state state;
+	struct guest *g = &self->guest;
+	pthread_t thread;
+	u64 epoch, at;
+	int i;
+
+	guest_prepare(g, leave_after_a_while, 1);
+	leaving.after = ~0ULL;
+	leaving.gap = ~0ULL;
+	sync_global_to_guest(g->vm, leaving);
+	epoch = now_ns();
+	self->fd = throttle_attach(g->vm->fd);
+	ASSERT_EQ(throttle_set(self->fd, 9000, BRIEF_NS), 0);
+	ASSERT_EQ(pthread_create(&thread, NULL, runs_and_pauses, g->vcpus[0]), 0);
+	sleep_ns(100 * MS);
+	for (i = 0; i < OPENING_US; i++) {
+		at = epoch + (now_ns() - epoch) / BRIEF_NS * BRIEF_NS;
+		sleep_until_ns(at + 2 * PAUSE_NS + i * 1000);
+		pthread_kill(thread, SIGUSR1);
+	}
+	sleep_ns(2 * PAUSE_NS);
+	state = state_of(self->fd, 0);
+	g->vcpus[0]->run->immediate_exit = 1;
+	pthread_kill(thread, SIGUSR1);
+	pthread_join(thread, NULL);
+	close(self->fd);
+	self->fd = -1;
+	kvm_vm_free(g->vm);
+	/* A sleep window, and what signals and the guest were late by. */
+	if (throttle_exact()) {
+		EXPECT_GT(state.stall_max_ns, BRIEF_NS / 2);
+		EXPECT_LT(state.stall_max_ns, 2 * BRIEF_NS);
+	}
+}
+
 /* The time until it comes back isn't the throttle's doing. */
 TEST_F_TIMEOUT(vcpu, exits_when_its_window_ends, 60)
 {
