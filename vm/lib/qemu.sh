@@ -38,13 +38,16 @@ arm64)
 	icount=1 ;;
 esac
 
-# The program is the root's own, or one that keeps CPUs in lockstep. Races that QEMU 7.2
+# The program is one that keeps CPUs in lockstep, or the root's own. Races that QEMU 7.2
 # has when code is patched on parallel CPUs are mended in trixie's.
 prepare_machine()
 {
 	find_emulator
-	qemu_program=$emulator/usr/bin/$qemu
-	((smp == 1)) || build_emulator
+	if ((parallel)); then
+		qemu_program=$emulator/usr/bin/$qemu
+	else
+		build_emulator
+	fi
 	make_initramfs
 }
 
@@ -73,7 +76,7 @@ emulator_key()
 
 start_machine()
 {
-	local counting sharing=security_model=none,multidevs=remap
+	local sharing=security_model=none,multidevs=remap
 	# shellcheck disable=SC2054 # QEMU's commas
 	local arguments=(
 		-nodefaults -no-user-config -display none -no-reboot
@@ -92,9 +95,9 @@ start_machine()
 		arguments+=(-accel tcg,thread=multi -smp "$parallel")
 	else
 		# The date is later than that of any file, or make would wonder.
-		counting=shift=$icount,sleep=off
-		((smp == 1)) || counting+=,lockstep=on,seed=$seed sharing+=,deterministic=on
-		arguments+=(-accel tcg,thread=single -smp "$smp" -icount "$counting"
+		sharing+=,deterministic=on
+		arguments+=(-accel tcg,thread=single -smp "$smp"
+			-icount "shift=$icount,sleep=off,lockstep=on,seed=$seed"
 			-seed 1 -rtc base=2030-01-01,clock=vm)
 	fi
 	share root "$booted" ,readonly=on
