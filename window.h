@@ -37,14 +37,14 @@
  */
 #define KVT_WINDOW_MIN_NS	(97 * NSEC_PER_USEC)
 
-/*
- * How many windows' worth of lateness is remembered, to be repaid; of debts,
- * twice as many...
- */
+/* How many windows' worth of lateness is remembered, to be repaid... */
 #define KVT_REPAY_WINDOWS	16
 
-/* ...unless the repayment would take longer than this; for debts, twice that. */
+/* ...unless the repayment would take longer than this. */
 #define KVT_REPAY_NS		(200 * NSEC_PER_MSEC)
+
+/* Of debts, so many times both: guests can run them up on purpose, by long exits. */
+#define KVT_DEBT_TIMES		4
 
 /* No window has this number: it would start after 584 years. */
 #define KVT_NO_WINDOW		U64_MAX
@@ -159,13 +159,11 @@ static inline u64 kvt_repay_most(const struct kvt_grid *g)
 	return kvt_run_time(g, KVT_REPAY_WINDOWS, KVT_REPAY_NS);
 }
 
-/*
- * The most that is owed by a vCPU.  It is more, as guests can run up debts on
- * purpose, by exits that take long.
- */
+/* The most that is owed by a vCPU. */
 static inline u64 kvt_debt_most(const struct kvt_grid *g)
 {
-	return kvt_run_time(g, 2 * KVT_REPAY_WINDOWS, 2 * KVT_REPAY_NS);
+	return kvt_run_time(g, KVT_DEBT_TIMES * KVT_REPAY_WINDOWS,
+			    KVT_DEBT_TIMES * KVT_REPAY_NS);
 }
 
 /**

@@ -349,9 +349,9 @@ TEST_F(window, debt_is_bounded)
 	EXPECT_TRUE(MAY_RUN(0));
 	kvt_charge(&self->grid, &self->clock, 6 * MS, U64_MAX / 2);
 	kvt_charge(&self->grid, &self->clock, 6 * MS, U64_MAX / 2);
-	EXPECT_EQ(self->clock.debt_ns, 2 * KVT_REPAY_WINDOWS * 6 * MS);
+	EXPECT_EQ(self->clock.debt_ns, KVT_DEBT_TIMES * KVT_REPAY_WINDOWS * 6 * MS);
 	EXPECT_FALSE(MAY_RUN(9 * MS));
-	EXPECT_EQ(self->clock.open_ns, (1 + 2 * KVT_REPAY_WINDOWS) * 10 * MS);
+	EXPECT_EQ(self->clock.open_ns, (1 + KVT_DEBT_TIMES * KVT_REPAY_WINDOWS) * 10 * MS);
 }
 
 TEST(stall_from_debt_is_bounded)
@@ -370,7 +370,7 @@ TEST(stall_from_debt_is_bounded)
 		EXPECT_TRUE(kvt_may_run(&g, &c, &cpu, NULL, 0, &late));
 		kvt_charge(&g, &c, g.run_ns, U64_MAX / 2);
 		EXPECT_FALSE(kvt_may_run(&g, &c, &cpu, NULL, g.run_ns, &late));
-		EXPECT_LE(c.open_ns, 2 * KVT_REPAY_NS + 2 * g.period_ns);
+		EXPECT_LE(c.open_ns, KVT_DEBT_TIMES * KVT_REPAY_NS + 2 * g.period_ns);
 	}
 }
 
