@@ -143,7 +143,8 @@ static void kvt_vm_free(struct work_struct *work)
 		kvt_vcpu_free(v);
 	mutex_destroy(&vm->lock);
 	free_percpu(vm->cpus);
-	kvfree(vm);
+	kvfree(vm->vcpus);
+	kfree(vm);
 	/* kvm_throttle_exit() waits for what is left of this function. */
 	module_put(THIS_MODULE);
 }
@@ -699,12 +700,15 @@ static struct kvt_vm *kvt_alloc_vm(struct kvm *kvm)
 	struct kvt_vm *vm;
 	int cpu;
 
-	vm = kvzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
 	if (!vm)
 		return NULL;
 	vm->cpus = alloc_percpu_gfp(struct kvt_record, GFP_KERNEL_ACCOUNT);
-	if (!vm->cpus) {
-		kvfree(vm);
+	vm->vcpus = kvcalloc(KVM_MAX_VCPUS, sizeof(*vm->vcpus), GFP_KERNEL_ACCOUNT);
+	if (!vm->cpus || !vm->vcpus) {
+		free_percpu(vm->cpus);
+		kvfree(vm->vcpus);
+		kfree(vm);
 		return NULL;
 	}
 	for_each_possible_cpu(cpu)

@@ -100,7 +100,8 @@ struct kvt_admit {
  * @cpus: how far each CPU has given the VM its windows
  * @admits: by vcpu_idx, for vCPUs that aren't in @vcpus yet
  * @nr_vcpus: those in @vcpus have a lower index
- * @vcpus: by vcpu_idx; NULL where none is known.  They stay until this is freed
+ * @vcpus: KVM_MAX_VCPUS of them, by vcpu_idx; NULL where none is known.  They stay until
+ *	this is freed
  */
 struct kvt_vm {
 	refcount_t ref;
@@ -133,7 +134,7 @@ struct kvt_vm {
 	struct kvt_record __percpu *cpus;
 	struct kvt_admit admits[KVT_ADMITS];
 	int nr_vcpus;
-	struct kvt_vcpu *vcpus[KVM_MAX_VCPUS];
+	struct kvt_vcpu **vcpus;
 };
 
 /**

@@ -347,6 +347,83 @@ TEST_F(owner, nobody_can_do_nothing)
 	guest_destroy(&g);
 }
 
+#define CGROUPS		"/sys/fs/cgroup"
+#define CGROUP		CGROUPS "/owner_test"
+
+static void write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	TEST_ASSERT(fd >= 0 && write(fd, text, strlen(text)) == strlen(text), "%s: errno %d",
+		    path, errno);
+	close(fd);
+}
+
+/* Kernel memory that is charged to the cgroup; -1 where that isn't told. */
+static long charged(void)
+{
+	FILE *file = fopen(CGROUP "/memory.stat", "r");
+	char line[200];
+	long bytes = -1;
+
+	while (file && fgets(line, sizeof(line), file))
+		sscanf(line, "kernel %ld", &bytes);
+	if (file)
+		fclose(file);
+	return bytes;
+}
+
+#define CHARGED_VMS	8
+#define CHARGED_VCPUS	64
+
+/* What attaching to a VM is charged for, in bytes, on average. */
+static long charged_for(int nr_vcpus)
+{
+	struct kvm_vcpu *vcpus[CHARGED_VCPUS];
+	struct kvm_vm *vms[CHARGED_VMS];
+	int fds[CHARGED_VMS], i;
+	long bytes;
+
+	for (i = 0; i < CHARGED_VMS; i++)
+		vms[i] = vm_create_with_vcpus(nr_vcpus, NULL, vcpus);
+	bytes = charged();
+	for (i = 0; i < CHARGED_VMS; i++)
+		fds[i] = throttle_attach(vms[i]->fd);
+	bytes = charged() - bytes;
+	for (i = 0; i < CHARGED_VMS; i++) {
+		TEST_ASSERT(fds[i] >= 0, "KVM_THROTTLE_ATTACH: %d", fds[i]);
+		close(fds[i]);
+		kvm_vm_free(vms[i]);
+	}
+	return bytes / CHARGED_VMS;
+}
+
+/*
+ * Who attaches pays for the throttle, with its pointers to vCPUs, and for what there is
+ * for each vCPU.  There is nothing for each thread.
+ */
+TEST_F(owner, memory_is_charged)
+{
+	long one, many;
+	int i;
+
+	write_text(CGROUPS "/cgroup.subtree_control", "+memory");
+	ASSERT_FALSE(mkdir(CGROUP, 0755) && errno != EEXIST);
+	write_text(CGROUP "/cgroup.procs", "0");
+	if (charged() < 0)
+		SKIP(goto out, "memory.stat has no line \"kernel\"");
+	one = charged_for(1);
+	many = charged_for(CHARGED_VCPUS);
+	TH_LOG("%ld bytes with 1 vCPU, %ld with %d", one, many, CHARGED_VCPUS);
+	EXPECT_GE(one, kvm_check_cap(KVM_CAP_MAX_VCPUS) * (long)sizeof(void *));
+	EXPECT_GE(many - one, (CHARGED_VCPUS - 1) * 512);
+out:
+	/* Back to the root, where the test began. */
+	write_text(CGROUPS "/cgroup.procs", "0");
+	for (i = 0; i < 100 && rmdir(CGROUP); i++)
+		sleep_ns(10 * MS);
+}
+
 /* A thread's id is told only to those whose pid namespace it is in. */
 TEST_F(owner, pid_namespaces)
 {
