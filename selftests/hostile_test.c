@@ -168,36 +168,18 @@ static struct {
 /* --- the guest --------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-#include "apic.h"
-
-#define WAKE_VECTOR	0x40
-#define APIC_MSR_LVTT	0x832
-#define APIC_MSR_TMICT	0x838
-#define APIC_MSR_TDCR	0x83e
-#define APIC_MSR_ICR	0x830
-#define APIC_MSR_EOI	0x80b
-
 /* A register of the interrupt controller, which is in the kernel. */
 #define KERNEL_PORT	0x21
 static const char port_bytes[4096] = { [0 ... 4095] = -1 };
 
-static void woken(struct ex_regs *regs)
-{
-	wrmsr(APIC_MSR_EOI, 0);
-}
-
 static void arch_init(void)
 {
-	x2apic_enable();
-	wrmsr(APIC_MSR_LVTT, WAKE_VECTOR);
-	/* Counts at KVM's 1 GHz. */
-	wrmsr(APIC_MSR_TDCR, 0xb);
+	guest_timer_init();
 }
 
-/* Halts until there is an interrupt, of which none is lost before. */
 static void arch_halt(void)
 {
-	asm volatile("sti; hlt; cli" ::: "memory");
+	guest_wait();
 }
 
 /* Halts until guest_clock() is @at. */
@@ -207,7 +189,7 @@ static void arch_halt_until(u64 at)
 
 	if (at <= now)
 		return;
-	wrmsr(APIC_MSR_TMICT, (at - now) * 1000000 / grid.khz);
+	guest_timer_start((at - now) * 1000000 / grid.khz);
 	arch_halt();
 }
 
@@ -231,20 +213,9 @@ static void arch_ipi(u64 vcpu)
 	wrmsr(APIC_MSR_ICR, vcpu << 32 | WAKE_VECTOR);
 }
 
-/* Kernels before 6.11 leave that to the test. */
-__weak void vm_init_descriptor_tables(struct kvm_vm *vm);
-__weak void vcpu_init_descriptor_tables(struct kvm_vcpu *vcpu);
-
 static void arch_setup(struct guest *g)
 {
-	int i;
-
-	if (vm_init_descriptor_tables) {
-		vm_init_descriptor_tables(g->vm);
-		for (i = 0; i < g->nr_vcpus; i++)
-			vcpu_init_descriptor_tables(g->vcpus[i]);
-	}
-	vm_install_exception_handler(g->vm, WAKE_VECTOR, woken);
+	guest_install_wake(g->vm, g->vcpus, g->nr_vcpus);
 }
 
 static bool arch_has(enum attack attack)
