@@ -14,7 +14,9 @@
 
 #include "kvt_chosen.h"
 
+#include "compat/ftrace_args.h"
 #include "compat/hrtimer.h"
+#include "compat/memslots.h"
 #include "compat/task_work.h"
 #include "compat/vcpu_pid.h"
 #include "compat/wake_order.h"

@@ -51,22 +51,10 @@ static struct tracepoint *kvt_entry_tracepoint(void)
 }
 #endif
 
-/*
- * Room for as many throttled VMs as a host has.  With more, buckets have several, and
- * the entries of all VMs take longer.
- */
-#define KVT_HASH_BITS	10
-
-static DEFINE_HASHTABLE(kvt_watched, KVT_HASH_BITS);
+DEFINE_HASHTABLE(kvt_watched, KVT_HASH_BITS);
 static DEFINE_SPINLOCK(kvt_watched_lock);
 
 static struct tracepoint *kvt_tracepoint;
-static atomic_t kvt_watchers;
-static DEFINE_MUTEX(kvt_probe_lock);
-static bool kvt_probing;
-
-static void kvt_unprobe(struct work_struct *work);
-static DECLARE_DELAYED_WORK(kvt_unprobe_work, kvt_unprobe);
 
 static void kvt_nothing(struct irq_work *work)
 {
@@ -77,19 +65,6 @@ static DEFINE_PER_CPU(struct irq_work, kvt_futile);
 void kvt_entry_refuse(void)
 {
 	irq_work_queue(this_cpu_ptr(&kvt_futile));
-}
-
-/* The throttle of @kvm.  Interrupts are off, which RCU takes for a reader. */
-static __always_inline struct kvt_vm *kvt_find(const struct kvm *kvm)
-{
-	struct kvt_vm *vm;
-
-	hash_for_each_possible_rcu_notrace(kvt_watched, vm, node,
-					   (unsigned long)kvm) {
-		if (vm->key == kvm)
-			return vm;
-	}
-	return NULL;
 }
 
 /* A vCPU of @vm is about to enter the guest. */
@@ -105,7 +80,8 @@ static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	state = READ_ONCE(v->state);
 	if (state == KVT_FREE)
 		return;
-	if (state != KVT_OPEN || READ_ONCE(v->task) != current ||
+	if (state != KVT_OPEN || v->dirty.until_ns ||
+	    READ_ONCE(v->task) != current ||
 	    READ_ONCE(v->cpu) != smp_processor_id())
 		kvt_vcpu_enter(v);
 }
@@ -119,38 +95,34 @@ static void kvt_entry(void *unused, KVT_ENTRY_ARGS)
 		kvt_entry_of(vm, vcpu);
 }
 
-int kvt_entry_watch(void)
+/* Before other probes, so that they see what is decided here. */
+static int kvt_entry_register(void)
 {
-	int r = 0;
-
-	mutex_lock(&kvt_probe_lock);
-	/* Before other probes, so that they see what is decided here. */
-	if (!kvt_probing)
-		r = tracepoint_probe_register_prio(kvt_tracepoint, kvt_entry,
-						   NULL, INT_MAX);
-	if (!r) {
-		kvt_probing = true;
-		atomic_inc(&kvt_watchers);
-	}
-	mutex_unlock(&kvt_probe_lock);
-	return r;
+	return tracepoint_probe_register_prio(kvt_tracepoint, kvt_entry, NULL,
+					      INT_MAX);
 }
 
-/* It takes milliseconds to register a probe soon after this. */
-static void kvt_unprobe(struct work_struct *work)
+static void kvt_entry_unregister(void)
 {
-	mutex_lock(&kvt_probe_lock);
-	if (kvt_probing && !atomic_read(&kvt_watchers)) {
-		tracepoint_probe_unregister(kvt_tracepoint, kvt_entry, NULL);
-		kvt_probing = false;
-	}
-	mutex_unlock(&kvt_probe_lock);
+	tracepoint_probe_unregister(kvt_tracepoint, kvt_entry, NULL);
+}
+
+static struct kvt_probe kvt_entry_probe = {
+	.add = kvt_entry_register,
+	.remove = kvt_entry_unregister,
+	.lock = __MUTEX_INITIALIZER(kvt_entry_probe.lock),
+	.late = __DELAYED_WORK_INITIALIZER(kvt_entry_probe.late,
+					   kvt_probe_remove_unused, 0),
+};
+
+int kvt_entry_watch(void)
+{
+	return kvt_probe_get(&kvt_entry_probe);
 }
 
 void kvt_entry_unwatch(void)
 {
-	if (atomic_dec_and_test(&kvt_watchers))
-		mod_delayed_work(system_unbound_wq, &kvt_unprobe_work, HZ);
+	kvt_probe_put(&kvt_entry_probe);
 }
 
 void kvt_entry_add(struct kvt_vm *vm, bool add)
@@ -161,7 +133,7 @@ void kvt_entry_add(struct kvt_vm *vm, bool add)
 		return;
 	vm->watched = add;
 	if (add)
-		atomic_inc(&kvt_watchers);
+		kvt_probe_get_again(&kvt_entry_probe);
 	spin_lock(&kvt_watched_lock);
 	if (add)
 		hash_add_rcu(kvt_watched, &vm->node, (unsigned long)vm->key);
@@ -189,8 +161,7 @@ void kvt_entry_exit(void)
 {
 	int cpu;
 
-	cancel_delayed_work_sync(&kvt_unprobe_work);
-	kvt_unprobe(NULL);
+	kvt_probe_exit(&kvt_entry_probe);
 	tracepoint_synchronize_unregister();
 	for_each_possible_cpu(cpu)
 		irq_work_sync(per_cpu_ptr(&kvt_futile, cpu));

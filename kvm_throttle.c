@@ -51,7 +51,13 @@
  * guest took of a window is added at its end.  The arithmetic of all that is in
  * window.h.
  *
- * This file has the VMs and the fds, vcpu.c the states, entry.c the fast path.
+ * Beside the windows, or without them, there may be a limit to the rate at which vCPUs
+ * dirty memory.  dirty.c tells of it.  A vCPU that has a limit and no percentage is
+ * OPEN for good, once it has entered.  One that is over its limit sleeps in kvt_work()
+ * too, whatever its state is: FREE ends that sleep, the others don't.
+ *
+ * This file has the VMs and the fds, vcpu.c the states, entry.c the fast path,
+ * dirty.c what is dirtied, and probe.c how the two are put into the kernel.
  * Documentation/internals.md follows a window through them.
  *
  * Who owns what, and in what order it dies:
@@ -74,15 +80,21 @@
  *    running it.
  *  - From a struct kvt_vcpu, struct kvt_vm may be reached only under the vCPU's
  *    lock and while its state isn't FREE, and the timers are started only there.
+ *  - The hook of dirty.c finds both under RCU, as entries do.  What it changes of a
+ *    vCPU belongs to the thread that has it loaded, which KVM lets only one do.
  *
  * Locks, outermost first.  A VM's own threads take only raw ones, with interrupts
  * off, so nobody waits for a thread of theirs that doesn't get a CPU.
  *
+ *   kvt_probe::lock		mutex; to put a probe into the kernel
  *   kvm->lock			KVM's; its list of devices
  *   kvt_vm::lock		mutex; those who have the throttle fd
+ *   kvm->srcu			KVM's; read only, to look at memory slots
  *   kvt_vm::setting_lock	raw
  *   kvt_vcpu::lock		raw; also taken by the timers' handlers
  *   kvt_record::lock		raw; a CPU's, and another one's by trylock
+ *
+ * The hook may be called under the scheduler's locks, and takes none.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -176,11 +188,31 @@ static void kvt_put_last(struct work_struct *work)
 	kvt_vm_put(vm);
 }
 
+/* What the log says of a setting. */
+static void kvt_describe(const struct kvt_setting *setting, char *text, size_t size)
+{
+	u32 percent_x100 = setting->percent_x100;
+	int n = 0;
+
+	if (percent_x100)
+		n = scnprintf(text, size, "%u.%02u %%%s", percent_x100 / 100,
+			      percent_x100 % 100, setting->dirty_rate ? " and " : "");
+	if (setting->dirty_rate)
+		scnprintf(text + n, size - n, "%llu dirtied pages/s",
+			  setting->dirty_rate);
+}
+
+static bool kvt_is_limited(const struct kvt_setting *setting)
+{
+	return setting->percent_x100 || setting->dirty_rate;
+}
+
 /* Tell the log, once, that the VM's throttle has started or ended. */
-static void kvt_log(struct kvt_vm *vm, u32 percent_x100)
+static void kvt_log(struct kvt_vm *vm, const struct kvt_setting *setting)
 {
 	u32 user = hash_32(__kuid_val(vm->uid), KVT_LOG_BITS);
-	bool throttled = percent_x100;
+	bool throttled = kvt_is_limited(setting);
+	char text[64];
 
 	lockdep_assert_held(&vm->lock);
 
@@ -189,13 +221,14 @@ static void kvt_log(struct kvt_vm *vm, u32 percent_x100)
 	vm->logged = throttled;
 	if (!___ratelimit(&kvt_log_limits[user], KBUILD_MODNAME))
 		return;
-	if (throttled)
-		pr_info("VM of process %d throttled to %u.%02u %% by process %d (%*pE)\n",
-			vm->pid, percent_x100 / 100, percent_x100 % 100,
-			vm->owner, (int)strlen(vm->comm), vm->comm);
-	else
+	if (throttled) {
+		kvt_describe(setting, text, sizeof(text));
+		pr_info("VM of process %d throttled to %s by process %d (%*pE)\n",
+			vm->pid, text, vm->owner, (int)strlen(vm->comm), vm->comm);
+	} else {
 		pr_info("VM of process %d no longer throttled by process %d (%*pE)\n",
 			vm->pid, vm->owner, (int)strlen(vm->comm), vm->comm);
+	}
 }
 
 /* Take vm->lock, and a reference on the VM if it is alive. */
@@ -255,7 +288,8 @@ static void kvt_kick_all(struct kvt_vm *vm)
 static bool kvt_same(struct kvt_setting a, const struct kvt_setting *b)
 {
 	return a.percent_x100 == b->percent_x100 &&
-	       a.period_ns == b->period_ns && a.own == b->own;
+	       a.period_ns == b->period_ns && a.dirty_rate == b->dirty_rate &&
+	       a.own == b->own;
 }
 
 static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
@@ -311,19 +345,26 @@ static void kvt_set_all(struct kvt_vm *vm, struct kvt_setting *setting)
 	raw_spin_lock_irq(&vm->setting_lock);
 	vm->setting = *setting;
 	raw_spin_unlock_irq(&vm->setting_lock);
+	kvt_dirty_apply_vm(vm);
 	while ((v = kvt_next_vcpu(vm, &i)))
 		kvt_vcpu_apply(v, setting);
 }
 
-/* The highest percentage that is in force for the VM or one of its vCPUs. */
-static u32 kvt_most(struct kvt_vm *vm)
+/*
+ * The highest percentage and the lowest rate that are in force for the VM or one of its
+ * vCPUs.
+ */
+static struct kvt_setting kvt_most(struct kvt_vm *vm)
 {
-	u32 most = vm->setting.percent_x100;
+	struct kvt_setting most = vm->setting, setting;
 	struct kvt_vcpu *v;
 	int i = -1;
 
-	while ((v = kvt_next_vcpu(vm, &i)))
-		most = max(most, kvt_vcpu_setting(v).percent_x100);
+	while ((v = kvt_next_vcpu(vm, &i))) {
+		setting = kvt_vcpu_setting(v);
+		most.percent_x100 = max(most.percent_x100, setting.percent_x100);
+		most.dirty_rate = min_not_zero(most.dirty_rate, setting.dirty_rate);
+	}
 	return most;
 }
 
@@ -338,8 +379,9 @@ static void kvt_let_go(struct kvt_vm *vm, bool dead)
 	lockdep_assert_held(&vm->lock);
 
 	trace_kvm_throttle_detach(vm, dead);
-	kvt_log(vm, 0);
+	kvt_log(vm, &full_speed);
 	kvt_entry_add(vm, false);
+	kvt_dirty_add(vm, false);
 	kvt_set_all(vm, &full_speed);
 }
 
@@ -408,9 +450,13 @@ static void kvt_remove(struct work_struct *work)
 		queue_delayed_work(kvt_wq, &vm->remove, HZ / 10);
 }
 
-/* Put @setting in force, after kvt_entry_watch() if it is more than 0 %. */
+/*
+ * Put @setting in force, after kvt_entry_watch() if it limits anything, and
+ * kvt_dirty_watch() if that is a rate.
+ */
 static int kvt_set(struct kvt_vm *vm, u32 vcpu_id, struct kvt_setting *setting)
 {
+	struct kvt_setting most;
 	u64 serial;
 	int r;
 
@@ -419,17 +465,43 @@ static int kvt_set(struct kvt_vm *vm, u32 vcpu_id, struct kvt_setting *setting)
 		return r;
 	serial = vm->serial;
 	/* Before the setting, so that no entry is missed. */
-	if (setting->percent_x100)
+	if (kvt_is_limited(setting))
 		kvt_entry_add(vm, true);
+	if (setting->dirty_rate)
+		kvt_dirty_add(vm, true);
 	if (setting->own)
 		r = kvt_set_vcpu(vm, vcpu_id, setting);
 	else
 		kvt_set_all(vm, setting);
-	if (vm->serial != serial && setting->percent_x100)
+	if (vm->serial != serial && kvt_is_limited(setting))
 		kvt_kick_all(vm);
-	kvt_entry_add(vm, kvt_most(vm));
-	kvt_log(vm, kvt_most(vm));
+	most = kvt_most(vm);
+	kvt_entry_add(vm, kvt_is_limited(&most));
+	kvt_dirty_add(vm, most.dirty_rate);
+	kvt_log(vm, &most);
 	kvt_vm_unlock(vm);
+	return r;
+}
+
+/* The same, with what it takes. */
+static int kvt_watch_and_set(struct kvt_vm *vm, u32 vcpu_id,
+			     struct kvt_setting *setting)
+{
+	int r;
+
+	r = kvt_entry_watch();
+	if (r)
+		return r;
+	if (setting->dirty_rate) {
+		r = kvt_dirty_watch();
+		if (r)
+			goto out;
+	}
+	r = kvt_set(vm, vcpu_id, setting);
+	if (setting->dirty_rate)
+		kvt_dirty_unwatch();
+out:
+	kvt_entry_unwatch();
 	return r;
 }
 
@@ -437,7 +509,6 @@ static int kvt_ioctl_set(struct kvt_vm *vm, const struct kvm_throttle __user *ar
 {
 	struct kvt_setting setting;
 	struct kvm_throttle set;
-	int r;
 
 	if (copy_from_user(&set, arg, sizeof(set)))
 		return -EFAULT;
@@ -451,20 +522,24 @@ static int kvt_ioctl_set(struct kvt_vm *vm, const struct kvm_throttle __user *ar
 	if (set.period_ns && (set.period_ns < KVM_THROTTLE_PERIOD_MIN_NS ||
 			      set.period_ns > KVM_THROTTLE_PERIOD_MAX_NS))
 		return -EINVAL;
+	if (set.dirty_rate > KVM_THROTTLE_DIRTY_RATE_MAX)
+		return -EINVAL;
 
 	setting = (struct kvt_setting) {
 		.percent_x100 = set.percent_x100,
 		.period_ns = set.period_ns,
+		.dirty_rate = set.dirty_rate,
 		.own = set.flags & KVM_THROTTLE_VCPU,
 	};
-	if (!set.percent_x100)
+	if (!kvt_is_limited(&setting))
 		return kvt_set(vm, set.vcpu_id, &setting);
-	r = kvt_entry_watch();
-	if (r)
-		return r;
-	r = kvt_set(vm, set.vcpu_id, &setting);
-	kvt_entry_unwatch();
-	return r;
+	return kvt_watch_and_set(vm, set.vcpu_id, &setting);
+}
+
+static u64 kvt_vm_dirty_rate(const struct kvt_vm *vm)
+{
+	return kvt_rate_in_force(vm->setting.dirty_rate,
+				 atomic_read(&vm->dirty.sharers));
 }
 
 /*
@@ -503,6 +578,8 @@ static int kvt_get(struct kvt_vm *vm, struct kvm_throttle_state *get,
 	get->percent_x100 = vm->setting.percent_x100;
 	get->period_ns = grid.period_ns;
 	get->nr_vcpus = nr;
+	get->dirty_rate = kvt_vm_dirty_rate(vm);
+	get->logged_pages = kvt_dirty_logged(vm->kvm);
 out:
 	kvt_vm_unlock(vm);
 	return r;
@@ -660,19 +737,21 @@ static int kvt_list_show(struct seq_file *s, void *unused)
 		return 0;
 
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
-	seq_printf(s, "pid %d\nowner %d %*pE\npercent %u.%02u\nperiod_ns %llu\n",
+	seq_printf(s, "pid %d\nowner %d %*pE\npercent %u.%02u\nperiod_ns %llu\ndirty_rate %llu\nlogged_pages %llu\n",
 		   vm->pid, vm->owner, (int)strlen(vm->comm), vm->comm,
 		   vm->setting.percent_x100 / 100,
-		   vm->setting.percent_x100 % 100, grid.period_ns);
-	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns stall_max_ns\n");
+		   vm->setting.percent_x100 % 100, grid.period_ns,
+		   kvt_vm_dirty_rate(vm), kvt_dirty_logged(vm->kvm));
+	seq_puts(s, "vcpu tid percent period_ns elapsed_ns throttled_ns windows interrupted retries late_max_ns stall_max_ns dirty_rate dirtied dirty_held_ns dirty_sleeps\n");
 	while ((v = kvt_next_vcpu(vm, &i))) {
 		kvt_vcpu_get(v, vm, &state);
-		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu %llu\n",
+		seq_printf(s, "%u %u %u.%02u %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu\n",
 			   state.vcpu_id, state.tid, state.percent_x100 / 100,
 			   state.percent_x100 % 100, state.period_ns,
 			   state.elapsed_ns, state.throttled_ns, state.windows,
 			   state.interrupted, state.retries, state.late_max_ns,
-			   state.stall_max_ns);
+			   state.stall_max_ns, state.dirty_rate, state.dirtied,
+			   state.dirty_held_ns, state.dirty_sleeps);
 	}
 	kvt_vm_unlock(vm);
 	return 0;
@@ -874,6 +953,7 @@ static void __exit kvm_throttle_exit(void)
 	debugfs_remove(kvt_debugfs);
 	destroy_workqueue(kvt_put_wq);
 	destroy_workqueue(kvt_wq);
+	kvt_dirty_exit();
 	kvt_entry_exit();
 	/*
 	 * Every thread has left kvt_put()'s module_put() behind, but not yet the

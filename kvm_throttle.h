@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * kvm_throttle: what kvm_throttle.c (VMs and their fds), entry.c (KVM's entries
- * into the guest) and vcpu.c (a vCPU's windows) share.  States, ownership and
- * locking are told at the top of kvm_throttle.c.
+ * into the guest), vcpu.c (a vCPU's windows), dirty.c (dirtied pages) and probe.c
+ * share.  States, ownership and locking are told at the top of kvm_throttle.c.
  *
  * Names inside the module begin with kvt_; kvm_throttle_ is what others see: the
  * interface, the tracepoints, the device.
@@ -10,9 +10,11 @@
 #ifndef _KVM_THROTTLE_H
 #define _KVM_THROTTLE_H
 
+#include <linux/hashtable.h>
 #include <linux/hrtimer.h>
 #include <linux/kvm_host.h>
 #include <linux/mutex.h>
+#include <linux/percpu.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
@@ -21,6 +23,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "bucket.h"
 #include "window.h"
 
 /**
@@ -28,12 +31,14 @@
  * @percent_x100: share to sleep, in hundredths of a percent
  * @own: the setting is that of one vCPU, not the VM's
  * @period_ns: period, or 0 for the default
+ * @dirty_rate: pages that may be dirtied a second; 0 is no limit
  * @serial: differs from that of any other setting of the VM, and grows
  */
 struct kvt_setting {
 	u32 percent_x100;
 	bool own;
 	u64 period_ns;
+	u64 dirty_rate;
 	u64 serial;
 };
 
@@ -49,6 +54,8 @@ struct kvt_record {
 	struct kvt_cpu cpu;
 	u64 idle_ns;
 };
+
+struct kvt_vcpu;
 
 /* Slots for vCPUs that are being admitted.  One whose slot is taken tries again. */
 #define KVT_ADMITS	16
@@ -86,6 +93,7 @@ struct kvt_admit {
  * @serial: of the newest setting, the VM's or a vCPU's
  * @logged: the log says that the VM is throttled
  * @watched: @node is in entry.c's hash
+ * @hooked: dirty.c's hook is there for this VM
  * @remove: kvt_remove(), while another holds kvm->lock
  * @put: puts the last reference on @last
  * @last: the VM, if this has its last reference
@@ -98,6 +106,9 @@ struct kvt_admit {
  * @setting_lock: protects @setting
  * @setting: for every vCPU that has none of its own
  * @cpus: how far each CPU has given the VM its windows
+ * @dirty: what the vCPUs without a setting of their own share (bucket.h)
+ * @dirty.due: their bucket
+ * @dirty.sharers: how many those are
  * @admits: by vcpu_idx, for vCPUs that aren't in @vcpus yet
  * @nr_vcpus: those in @vcpus have a lower index
  * @vcpus: KVM_MAX_VCPUS of them, by vcpu_idx; NULL where none is known.  They stay until
@@ -120,6 +131,7 @@ struct kvt_vm {
 	u64 serial;
 	bool logged;
 	bool watched;
+	bool hooked;
 	struct delayed_work remove;
 	struct work_struct put;
 	struct kvm *last;
@@ -132,6 +144,10 @@ struct kvt_vm {
 	raw_spinlock_t setting_lock;	/* see above */
 	struct kvt_setting setting;
 	struct kvt_record __percpu *cpus;
+	struct {
+		atomic64_t due;
+		atomic_t sharers;
+	} dirty;
 	struct kvt_admit admits[KVT_ADMITS];
 	int nr_vcpus;
 	struct kvt_vcpu **vcpus;
@@ -140,7 +156,8 @@ struct kvt_vm {
 /**
  * enum kvt_state - what a vCPU may do
  * @KVT_FREE: enter the guest; nothing is done about it
- * @KVT_OPEN: enter the guest on kvt_vcpu::cpu, where the timer ends that
+ * @KVT_OPEN: enter the guest on kvt_vcpu::cpu, where the timer ends that; without
+ *	a percentage, it doesn't end
  * @KVT_CLOSED: not enter; whether its window is open again is looked at when it
  *	tries to
  * @KVT_ASLEEP: it sleeps in kvt_work()
@@ -153,8 +170,6 @@ enum kvt_state {
 	KVT_ASLEEP,
 	KVT_WOKEN,
 };
-
-struct kvt_vcpu;
 
 /**
  * struct kvt_turn - task work of a thread that runs a vCPU
@@ -175,7 +190,7 @@ struct kvt_turn {
  * @vcpu: the vCPU; followed only where it is loaded, or with a reference on the VM
  * @id: its id for user space; constant
  *
- * @lock: raw; protects all that follows but @turns
+ * @lock: raw; protects all that follows but @turns and parts of @dirty
  * @state: what it may do; entry.c reads it, @task and @cpu without @lock
  * @cpu: where it was let into the guest last, -1 if it wasn't
  * @task: the thread that runs it, with a reference; NULL until it is known
@@ -214,6 +229,23 @@ struct kvt_turn {
  *	CPU; otherwise 0
  * @busy.kicked: a signal has ended the sleep.  The guest hasn't asked for what the
  *	thread does until the next window, so that is no debt
+ *
+ * @dirty: its limit to the rate at which pages are dirtied
+ * @dirty.page: what a page costs at the whole rate (bucket.h), 0 without a limit;
+ *	this and the next three are changed under @lock, and read without it too
+ * @dirty.burst: the most credit, with its windows
+ * @dirty.own: it doesn't share the VM's bucket
+ * @dirty.serial: of the setting that they are from
+ * @dirty.seen: which of those @dirty.due belongs to; this and the next four belong
+ *	to the thread that has @vcpu loaded, without @lock
+ * @dirty.due: the bucket of its own, or of its share
+ * @dirty.uncharged: pages that aren't in a bucket yet
+ * @dirty.until_ns: it may not enter the guest before; 0 if it may
+ * @dirty.pages: for KVM_GET_THROTTLE, which may read it at any time
+ * @dirty.sleeper: the thread that sleeps in kvt_sleep_off(), or NULL
+ * @dirty.from_ns: since when; up to then, it is in @stats
+ * @dirty.held_ns: for how long it has slept there
+ * @dirty.sleeps: how often
  *
  * @stats: for KVM_GET_THROTTLE
  * @held_from_ns: since when it has wanted to run while KVT_CLOSED, which isn't in
@@ -268,6 +300,22 @@ struct kvt_vcpu {
 		u64 fired_ns;
 		bool kicked;
 	} busy;
+
+	struct {
+		u64 page;
+		u64 burst;
+		bool own;
+		u64 serial;
+		u64 seen;
+		u64 due;
+		u32 uncharged;
+		u64 until_ns;
+		u64 pages;
+		struct task_struct *sleeper;
+		u64 from_ns;
+		u64 held_ns;
+		u64 sleeps;
+	} dirty;
 
 	struct {
 		u64 elapsed_ns;
@@ -328,6 +376,66 @@ static inline struct kvm_vcpu *kvt_loaded_vcpu(void)
  */
 void kvt_vm_put(struct kvt_vm *vm);
 
+/* --- probe.c --- */
+
+/**
+ * struct kvt_probe - what is put into the kernel while somebody needs it
+ * @add: puts it there; returns 0 or an error.  May sleep
+ * @remove: takes it away.  May sleep
+ * @lock: serializes the two
+ * @there: it is there; under @lock
+ * @users: who needs it
+ * @late: kvt_probe_remove_unused(), about a second after the last of those
+ */
+struct kvt_probe {
+	int (*add)(void);
+	void (*remove)(void);
+	struct mutex lock;	/* see above */
+	bool there;
+	atomic_t users;
+	struct delayed_work late;
+};
+
+/**
+ * kvt_probe_remove_unused() - take a probe away if nobody needs it
+ * @work: its @late
+ */
+void kvt_probe_remove_unused(struct work_struct *work);
+
+/**
+ * kvt_probe_get() - need a probe
+ * @probe: the probe
+ *
+ * May sleep for as long as it takes to add or to remove it.
+ *
+ * Return: 0, to be followed by kvt_probe_put(), or what adding it returned.
+ */
+int kvt_probe_get(struct kvt_probe *probe);
+
+/**
+ * kvt_probe_get_again() - need a probe that is needed by the caller already
+ * @probe: the probe
+ *
+ * Any context.  To be followed by another kvt_probe_put().
+ */
+void kvt_probe_get_again(struct kvt_probe *probe);
+
+/**
+ * kvt_probe_put() - no longer need a probe
+ * @probe: the probe
+ *
+ * Doesn't wait.
+ */
+void kvt_probe_put(struct kvt_probe *probe);
+
+/**
+ * kvt_probe_exit() - take a probe away that nobody will need any more
+ * @probe: the probe
+ *
+ * May sleep for as long as that takes.
+ */
+void kvt_probe_exit(struct kvt_probe *probe);
+
 /* --- entry.c --- */
 
 #ifdef CONFIG_X86
@@ -374,6 +482,35 @@ void kvt_entry_unwatch(void);
  */
 void kvt_entry_add(struct kvt_vm *vm, bool add);
 
+/*
+ * Room for as many throttled VMs as a host has.  With more, buckets have several, and
+ * the entries of all VMs take longer.
+ */
+#define KVT_HASH_BITS	10
+
+/* The throttles whose VMs' vCPUs' entries are looked at. */
+extern struct hlist_head kvt_watched[1 << KVT_HASH_BITS];
+
+/**
+ * kvt_find() - a VM whose vCPUs' entries are looked at
+ * @kvm: the VM, which may be any
+ *
+ * The caller has preemption off, which RCU takes for a reader.
+ *
+ * Return: its throttle, which is valid until an RCU grace period later; or NULL.
+ */
+static __always_inline struct kvt_vm *kvt_find(const struct kvm *kvm)
+{
+	struct kvt_vm *vm;
+
+	hash_for_each_possible_rcu_notrace(kvt_watched, vm, node,
+					   (unsigned long)kvm) {
+		if (vm->key == kvm)
+			return vm;
+	}
+	return NULL;
+}
+
 /**
  * kvt_entry_refuse() - keep the vCPU that is about to enter out of the guest
  *
@@ -381,6 +518,72 @@ void kvt_entry_add(struct kvt_vm *vm, bool add);
  * the guest is left before its first instruction.
  */
 void kvt_entry_refuse(void);
+
+/* --- dirty.c --- */
+
+/**
+ * kvt_dirty_watch() - see pages being dirtied, before a limit is in force
+ *
+ * May sleep for a tenth of a second: under no lock that a VM's threads wait for.
+ *
+ * Return: 0, to be followed by kvt_dirty_unwatch(); -ENOMEM; -EBUSY if the
+ * administrator has turned ftrace off; -EOPNOTSUPP if this kernel hasn't what it takes.
+ */
+int kvt_dirty_watch(void);
+
+/**
+ * kvt_dirty_unwatch() - the opposite of kvt_dirty_watch()
+ *
+ * Doesn't wait: pages are seen for about a second more.
+ */
+void kvt_dirty_unwatch(void);
+
+/**
+ * kvt_dirty_add() - keep the hook for a VM, or no longer
+ * @vm: the VM's throttle; its lock is held.  To add it, kvt_dirty_watch() has
+ *	succeeded
+ * @add: whether to
+ */
+void kvt_dirty_add(struct kvt_vm *vm, bool add);
+
+/**
+ * kvt_dirty_exit() - after the last kvt_dirty_unwatch(): see no pages any more
+ *
+ * Waits for those who see one now.
+ */
+void kvt_dirty_exit(void);
+
+/**
+ * kvt_dirty_apply() - put a setting's limit in force for a vCPU
+ * @v: the vCPU, locked
+ * @setting: the setting; @v has its windows already
+ *
+ * What it owes is carried over by its thread, when that looks at it.
+ */
+void kvt_dirty_apply(struct kvt_vcpu *v, const struct kvt_setting *setting);
+
+/**
+ * kvt_dirty_apply_vm() - the same for what the vCPUs share
+ * @vm: the VM's throttle; its lock is held
+ */
+void kvt_dirty_apply_vm(struct kvt_vm *vm);
+
+/**
+ * kvt_dirty_is_over() - may a vCPU not enter the guest for what it has dirtied?
+ * @v: the vCPU, which this thread has loaded
+ * @now: the time
+ *
+ * Return: true if it may not before @v->dirty.until_ns.
+ */
+bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now);
+
+/**
+ * kvt_dirty_logged() - for how much memory is it logged what is dirtied?
+ * @kvm: the VM, on which the caller has a reference
+ *
+ * Return: pages; without any, no limit acts.
+ */
+u64 kvt_dirty_logged(struct kvm *kvm);
 
 /* --- vcpu.c --- */
 
@@ -410,6 +613,14 @@ struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu);
  * From the tracepoint's probe, for a vCPU that isn't known.  It is kept out.
  */
 void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu);
+
+/**
+ * kvt_vcpu_turn() - have a vCPU's thread look at it before it enters the guest
+ * @v: the vCPU, which this thread has loaded
+ *
+ * In a task's context, under any lock.
+ */
+void kvt_vcpu_turn(struct kvt_vcpu *v);
 
 /**
  * kvt_vcpu_enter() - a vCPU is about to enter the guest: may it?

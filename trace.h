@@ -50,6 +50,7 @@ TRACE_EVENT(kvm_throttle_set,
 		__field(u32, percent_x100)
 		__field(u64, period_ns)
 		__field(u64, run_ns)
+		__field(u64, dirty_rate)
 	),
 
 	TP_fast_assign(
@@ -61,12 +62,13 @@ TRACE_EVENT(kvm_throttle_set,
 		__entry->percent_x100 = setting->percent_x100;
 		__entry->period_ns = grid.period_ns;
 		__entry->run_ns = grid.run_ns;
+		__entry->dirty_rate = setting->dirty_rate;
 	),
 
-	TP_printk("id=%u vcpu=%d percent=%u.%02u period_ns=%llu run_ns=%llu",
+	TP_printk("id=%u vcpu=%d percent=%u.%02u period_ns=%llu run_ns=%llu dirty_rate=%llu",
 		  __entry->id, __entry->vcpu_id, __entry->percent_x100 / 100,
 		  __entry->percent_x100 % 100, __entry->period_ns,
-		  __entry->run_ns)
+		  __entry->run_ns, __entry->dirty_rate)
 );
 
 /*
@@ -133,6 +135,32 @@ TRACE_EVENT(kvm_throttle_close,
 		  __entry->planned_ns, __entry->fired_ns, __entry->open_ns)
 );
 
+/*
+ * A vCPU that wanted to enter the guest goes to sleep until @until_ns, for the pages that
+ * it has dirtied: @dirtied since the VM was attached to.
+ */
+TRACE_EVENT(kvm_throttle_dirty,
+	TP_PROTO(const struct kvt_vcpu *v),
+	TP_ARGS(v),
+
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(u32, vcpu_id)
+		__field(u64, dirtied)
+		__field(u64, until_ns)
+	),
+
+	TP_fast_assign(
+		__entry->id = v->vm->id;
+		__entry->vcpu_id = v->id;
+		__entry->dirtied = v->dirty.pages;
+		__entry->until_ns = v->vm->epoch_ns + v->dirty.until_ns;
+	),
+
+	TP_printk("id=%u vcpu=%u dirtied=%llu until_ns=%llu", __entry->id,
+		  __entry->vcpu_id, __entry->dirtied, __entry->until_ns)
+);
+
 /* A signal keeps a vCPU from sleeping; its thread leaves KVM_RUN. */
 TRACE_EVENT(kvm_throttle_signal,
 	TP_PROTO(const struct kvt_vcpu *v),
@@ -173,7 +201,8 @@ TRACE_EVENT(kvm_throttle_retry,
 		__entry->id = v->vm->id;
 		__entry->vcpu_id = v->id;
 		__entry->window = v->window.clock.window;
-		__entry->open_ns = v->vm->epoch_ns + v->window.clock.open_ns;
+		__entry->open_ns = v->vm->epoch_ns + max(v->window.clock.open_ns,
+							 v->dirty.until_ns);
 	),
 
 	TP_printk("id=%u vcpu=%u window=%llu open_ns=%llu", __entry->id,

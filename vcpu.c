@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * kvm_throttle: a vCPU's circle through its windows: entry, timer, task work,
- * sleep.
+ * sleep; and the sleep for what it has dirtied.
  *
  * The whole is explained at the top of kvm_throttle.c.
  */
@@ -75,7 +75,10 @@ static void kvt_put(struct kvt_vcpu *v)
 	module_put(THIS_MODULE);
 }
 
-/* Have kvt_work() called in @task before it enters the guest. */
+/*
+ * Have kvt_work() called in @task before it enters the guest.  With @v->lock, or in the
+ * thread that has @v loaded.
+ */
 static void kvt_queue(struct kvt_vcpu *v, struct task_struct *task)
 {
 	struct kvt_turn *turn = &v->turns[0];
@@ -94,6 +97,11 @@ static void kvt_queue(struct kvt_vcpu *v, struct task_struct *task)
 		WRITE_ONCE(turn->task, NULL);
 		refcount_dec(&v->ref);
 	}
+}
+
+void kvt_vcpu_turn(struct kvt_vcpu *v)
+{
+	kvt_queue(v, current);
 }
 
 /*
@@ -118,6 +126,12 @@ static void kvt_end_stall(struct kvt_vcpu *v)
 	v->stall_from_ns = v->stats.throttled_ns;
 }
 
+/* Does it have windows, or else a limit to what it dirties and no percentage? */
+static bool kvt_has_windows(const struct kvt_vcpu *v)
+{
+	return v->window.grid.period_ns;
+}
+
 /* What @v was held for before @now goes into the statistics. */
 static void kvt_end_hold(struct kvt_vcpu *v, u64 now)
 {
@@ -135,6 +149,22 @@ static void kvt_wake(struct kvt_vcpu *v, u64 until, enum kvt_state state)
 	WRITE_ONCE(v->state, state);
 	v->stats.throttled_ns += until - v->sleep.from_ns;
 	wake_up_process(v->task);
+}
+
+/* End the sleep of @v in kvt_sleep_off(); it was held until @now. */
+static void kvt_wake_sleeper(struct kvt_vcpu *v, u64 now)
+{
+	u64 ns = now - v->dirty.from_ns;
+
+	lockdep_assert_held(&v->lock);
+
+	v->stats.throttled_ns += ns;
+	v->dirty.held_ns += ns;
+	/* Its window has closed just now: that is counted from here on. */
+	if (v->held_from_ns)
+		v->held_from_ns = max(v->held_from_ns, now);
+	wake_up_process(v->dirty.sleeper);
+	v->dirty.sleeper = NULL;
 }
 
 static void kvt_start(struct kvt_vcpu *v, struct hrtimer *timer, u64 at,
@@ -398,7 +428,7 @@ static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 {
 	lockdep_assert_held(&v->lock);
 
-	if (v->state == KVT_FREE || v->state == KVT_OPEN)
+	if (v->state == KVT_FREE || v->state == KVT_OPEN || !kvt_has_windows(v))
 		return false;
 	kvt_settle(v, now);
 	if (signal_pending(current)) {
@@ -448,6 +478,19 @@ static void kvt_set_opening_mode(struct kvt_vcpu *v)
 	v->sleep.mode = mode;
 }
 
+/* Sleep until @until, or until woken; the lock is released meanwhile. */
+static void kvt_schedule(struct kvt_vcpu *v, ktime_t *until)
+{
+	set_current_state(TASK_INTERRUPTIBLE);
+	/* The guest's other vCPUs needn't wait for this one. */
+	if (kvt_guest_sees_preemption(v->vcpu))
+		WRITE_ONCE(v->vcpu->preempted, true);
+	raw_spin_unlock_irq(&v->lock);
+	schedule_hrtimeout_range(until, 0, HRTIMER_MODE_ABS);
+	raw_spin_lock_irq(&v->lock);
+	WRITE_ONCE(v->vcpu->preempted, false);
+}
+
 /*
  * Sleep until the next run window; the lock is released meanwhile.  @ran tells
  * whether @v comes from the guest.
@@ -469,14 +512,7 @@ static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 	kvt_start(v, &v->sleep.opening, v->window.clock.open_ns + order_ns,
 		  v->sleep.mode);
 
-	set_current_state(TASK_INTERRUPTIBLE);
-	/* The guest's other vCPUs needn't wait for this one. */
-	if (kvt_guest_sees_preemption(v->vcpu))
-		WRITE_ONCE(v->vcpu->preempted, true);
-	raw_spin_unlock_irq(&v->lock);
-	schedule();
-	raw_spin_lock_irq(&v->lock);
-	WRITE_ONCE(v->vcpu->preempted, false);
+	kvt_schedule(v, NULL);
 
 	/* Ended by a signal, or for no reason. */
 	if (v->state == KVT_ASLEEP)
@@ -538,6 +574,65 @@ static void kvt_leave_alone(struct kvt_vcpu *v)
 	raw_spin_unlock_irq(&v->lock);
 }
 
+/*
+ * Sleep for what @v has dirtied beyond its limit (dirty.c), in task work, in KVM_RUN; the
+ * lock is released meanwhile.  A window that opens or closes meanwhile is looked at when
+ * that is over, as if the thread had been outside KVM_RUN.
+ *
+ * Return: true if it has slept, so that the window is to be looked at again.
+ */
+static bool kvt_sleep_off(struct kvt_vcpu *v)
+{
+	u64 before_ns, now;
+	ktime_t until;
+
+	if (v->state == KVT_FREE || !v->dirty.until_ns)
+		return false;
+	now = kvt_now(v->vm);
+	if (!kvt_dirty_is_over(v, now)) {
+		if (v->state == KVT_OPEN)
+			kvt_end_stall(v);
+		return false;
+	}
+	if (signal_pending(current)) {
+		v->stats.interrupted++;
+		trace_kvm_throttle_signal(v);
+		return false;
+	}
+	trace_kvm_throttle_dirty(v);
+	/* It won't come straight from its window's opening. */
+	if (v->state == KVT_WOKEN)
+		WRITE_ONCE(v->state, KVT_CLOSED);
+	kvt_end_hold(v, now);
+	before_ns = v->stats.throttled_ns;
+	v->dirty.sleeps++;
+	v->dirty.from_ns = now;
+	v->dirty.sleeper = current;
+	until = ns_to_ktime(v->vm->epoch_ns + v->dirty.until_ns);
+	kvt_schedule(v, &until);
+
+	/* By a new setting, somebody else has.  @v->vm may be gone then. */
+	if (v->dirty.sleeper)
+		kvt_wake_sleeper(v, kvt_now(v->vm));
+	kvt_steal(v->stats.throttled_ns - before_ns);
+	return true;
+}
+
+/* Sleep until the window is open, if it isn't; the lock is released meanwhile. */
+static void kvt_sleep_until_open(struct kvt_vcpu *v, bool *ran)
+{
+	u64 now;
+
+	while (v->state != KVT_FREE && v->task == current && !kvt_may_go_on(v)) {
+		now = kvt_now(v->vm);
+		if (!kvt_must_sleep(v, now))
+			return;
+		trace_kvm_throttle_close(v, *ran ? v->busy.fired_ns : 0);
+		kvt_sleep(v, now, *ran);
+		*ran = false;
+	}
+}
+
 /**
  * kvt_work() - keep a vCPU out of the guest while it has to sleep
  * @work: the vCPU's
@@ -551,7 +646,6 @@ static void kvt_work(struct callback_head *work)
 	struct kvt_turn *turn = container_of(work, typeof(*turn), work);
 	struct kvt_vcpu *v = turn->v;
 	bool ran = true;
-	u64 now;
 
 	xchg(&turn->task, NULL);
 	if (READ_ONCE(v->task) != current)
@@ -562,14 +656,9 @@ static void kvt_work(struct callback_head *work)
 	}
 
 	raw_spin_lock_irq(&v->lock);
-	while (v->state != KVT_FREE && v->task == current && !kvt_may_go_on(v)) {
-		now = kvt_now(v->vm);
-		if (!kvt_must_sleep(v, now))
-			break;
-		trace_kvm_throttle_close(v, ran ? v->busy.fired_ns : 0);
-		kvt_sleep(v, now, ran);
-		ran = false;
-	}
+	do {
+		kvt_sleep_until_open(v, &ran);
+	} while (kvt_sleep_off(v));
 	/* It might run, but has halted: how late it enters says nothing. */
 	if (v->state == KVT_WOKEN && kvt_is_halted(v->vcpu)) {
 		WRITE_ONCE(v->state, KVT_CLOSED);
@@ -600,8 +689,17 @@ static void kvt_open_window(struct kvt_vcpu *v, u64 now, bool slept)
 static void kvt_follow(struct kvt_vcpu *v)
 {
 	WRITE_ONCE(v->cpu, smp_processor_id());
-	kvt_start(v, &v->window.closing, v->window.clock.close_ns,
-		  HRTIMER_MODE_ABS_PINNED_HARD);
+	if (kvt_has_windows(v))
+		kvt_start(v, &v->window.closing, v->window.clock.close_ns,
+			  HRTIMER_MODE_ABS_PINNED_HARD);
+}
+
+/* @v may enter the guest, and stay there; the hook of dirty.c sees what it does. */
+static void kvt_open_for_good(struct kvt_vcpu *v)
+{
+	kvt_end_stall(v);
+	WRITE_ONCE(v->state, KVT_OPEN);
+	kvt_follow(v);
 }
 
 /* Have this thread go through kvt_work() in place of the guest. */
@@ -648,15 +746,20 @@ void kvt_vcpu_enter(struct kvt_vcpu *v)
 	if (v->state == KVT_FREE)
 		goto out;
 	/*
-	 * Another thread's window goes on: its timer stays.  One whose handler waits
-	 * for the lock can't be set here: not now.
+	 * Another thread's window goes on: its timer stays.  So does that of one who has
+	 * to sleep first for what he has dirtied.  One whose handler waits for the lock
+	 * can't be set here: not now.
 	 */
 	if (v->task != current)
 		kvt_turn_back(v);
+	else if (v->dirty.until_ns && kvt_dirty_is_over(v, kvt_now(v->vm)))
+		kvt_refuse(v);
 	else if (hrtimer_try_to_cancel(&v->window.closing) < 0)
 		kvt_entry_refuse();
 	else if (v->state == KVT_OPEN)
 		kvt_follow(v);
+	else if (!kvt_has_windows(v))
+		kvt_open_for_good(v);
 	else
 		kvt_try_to_open(v);
 out:
@@ -668,9 +771,14 @@ static void kvt_account(struct kvt_vcpu *v, u64 now)
 {
 	lockdep_assert_held(&v->lock);
 
-	if (v->window.grid.period_ns)
+	if (v->state != KVT_FREE)
 		v->stats.elapsed_ns += now - v->since_ns;
 	v->since_ns = now;
+	if (v->dirty.sleeper) {
+		v->stats.throttled_ns += now - v->dirty.from_ns;
+		v->dirty.held_ns += now - v->dirty.from_ns;
+		v->dirty.from_ns = now;
+	}
 	if (v->state == KVT_ASLEEP) {
 		/* The timer may be late; what that is will be seen at entry. */
 		now = clamp(v->window.clock.open_ns, v->sleep.from_ns, now);
@@ -691,9 +799,12 @@ void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 		goto out;
 	now = kvt_now(v->vm);
 	kvt_account(v, now);
+	if (v->dirty.sleeper)
+		kvt_wake_sleeper(v, now);
 	v->setting = *setting;
 	kvt_grid_init(&v->window.grid, setting->percent_x100,
 		      setting->period_ns);
+	kvt_dirty_apply(v, setting);
 	kvt_clock_init(&v->window.clock);
 	v->window.home = -1;
 	v->window.cost_ns = 0;
@@ -705,7 +816,8 @@ void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 	/* Its thread looks at the new grid, when it enters or at once. */
 	if (v->state == KVT_ASLEEP)
 		kvt_wake(v, now, KVT_CLOSED);
-	WRITE_ONCE(v->state, v->window.grid.period_ns ? KVT_CLOSED : KVT_FREE);
+	WRITE_ONCE(v->state, kvt_has_windows(v) || v->dirty.page ? KVT_CLOSED :
+								   KVT_FREE);
 	if (v->state == KVT_FREE)
 		kvt_end_stall(v);
 out:
@@ -783,10 +895,12 @@ struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	/* Before anybody sees it, and again after: the setting may have changed. */
 	kvt_apply_vms(new, vm);
 	v = kvt_publish(vm, vcpu->vcpu_idx, new);
-	if (v == new)
+	if (v == new) {
+		atomic_inc(&vm->dirty.sharers);
 		kvt_apply_vms(v, vm);
-	else
+	} else {
 		kvt_put(new);
+	}
 	return v;
 }
 
@@ -843,9 +957,11 @@ void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,
 		  struct kvm_throttle_vcpu_state *state)
 {
 	pid_t tid = kvt_vcpu_tid(v->vcpu);
+	u32 sharers;
 
 	raw_spin_lock_irq(&v->lock);
 	kvt_account(v, kvt_now(vm));
+	sharers = v->setting.own ? 1 : atomic_read(&vm->dirty.sharers);
 	*state = (struct kvm_throttle_vcpu_state) {
 		.vcpu_id = v->id,
 		.flags = v->setting.own ? KVM_THROTTLE_VCPU : 0,
@@ -859,6 +975,10 @@ void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,
 		.retries = v->stats.retries,
 		.late_max_ns = v->stats.late_max_ns,
 		.stall_max_ns = max(v->stats.stall_max_ns, kvt_stall_ns(v)),
+		.dirty_rate = kvt_rate_in_force(v->setting.dirty_rate, sharers),
+		.dirtied = READ_ONCE(v->dirty.pages),
+		.dirty_held_ns = v->dirty.held_ns,
+		.dirty_sleeps = v->dirty.sleeps,
 	};
 	raw_spin_unlock_irq(&v->lock);
 }

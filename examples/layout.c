@@ -56,6 +56,8 @@ static void print_numbers(void)
 	VALUE(KVM_THROTTLE_PERIOD_MIN_NS);
 	VALUE(KVM_THROTTLE_PERIOD_MAX_NS);
 	VALUE(KVM_THROTTLE_PERIOD_DEFAULT_NS);
+	VALUE(KVM_THROTTLE_DIRTY_RATE_MIN);
+	VALUE(KVM_THROTTLE_DIRTY_RATE_MAX);
 	VALUE(KVM_THROTTLE_VCPU);
 }
 
@@ -73,6 +75,7 @@ static void print_structs(void)
 	FIELD(kvm_throttle, __u32, percent_x100);
 	FIELD(kvm_throttle, __u32, pad);
 	FIELD(kvm_throttle, __u64, period_ns);
+	FIELD(kvm_throttle, __u64, dirty_rate);
 	RESERVED(kvm_throttle);
 	END(kvm_throttle);
 
@@ -90,6 +93,10 @@ static void print_structs(void)
 	FIELD(kvm_throttle_vcpu_state, __u64, late_max_ns);
 	FIELD(kvm_throttle_vcpu_state, __u64, stall_max_ns);
 	FIELD(kvm_throttle_vcpu_state, __u64, reserved);
+	FIELD(kvm_throttle_vcpu_state, __u64, dirty_rate);
+	FIELD(kvm_throttle_vcpu_state, __u64, dirtied);
+	FIELD(kvm_throttle_vcpu_state, __u64, dirty_held_ns);
+	FIELD(kvm_throttle_vcpu_state, __u64, dirty_sleeps);
 	END(kvm_throttle_vcpu_state);
 
 	BEGIN(kvm_throttle_state);
@@ -99,6 +106,8 @@ static void print_structs(void)
 	FIELD(kvm_throttle_state, __u32, nr_vcpus);
 	FIELD(kvm_throttle_state, __u32, vcpu_size);
 	FIELD(kvm_throttle_state, __u64, vcpus);
+	FIELD(kvm_throttle_state, __u64, dirty_rate);
+	FIELD(kvm_throttle_state, __u64, logged_pages);
 	RESERVED(kvm_throttle_state);
 	END(kvm_throttle_state);
 }

@@ -244,6 +244,11 @@ TEST_F(abi, set_arguments)
 		EXPECT_EQ(error_of(self->fd, KVM_SET_THROTTLE, &set), EINVAL);
 	}
 	set = good;
+	set.dirty_rate = KVM_THROTTLE_DIRTY_RATE_MAX + 1;
+	EXPECT_EQ(error_of(self->fd, KVM_SET_THROTTLE, &set), EINVAL);
+	set.dirty_rate = UINT64_MAX;
+	EXPECT_EQ(error_of(self->fd, KVM_SET_THROTTLE, &set), EINVAL);
+	set = good;
 	set.vcpu_id = 1;
 	EXPECT_EQ(error_of(self->fd, KVM_SET_THROTTLE, &set), EINVAL);
 	set.flags = KVM_THROTTLE_VCPU;
@@ -310,6 +315,70 @@ TEST_F(abi, get_what_was_set)
 	EXPECT_EQ(throttle_get(self->fd, &state, 1, NULL), 1);
 	EXPECT_EQ(state.flags, 0);
 	EXPECT_EQ(state.percent_x100, 9990);
+}
+
+TEST_F(abi, get_the_rate_that_was_set)
+{
+	struct kvm_throttle set = { .dirty_rate = 5000 };
+	struct kvm_throttle_state get = {};
+	int error = error_of(self->fd, KVM_SET_THROTTLE, &set);
+
+	if (error == EOPNOTSUPP)
+		SKIP(return, "this kernel has no ftrace with arguments");
+	ASSERT_EQ(error, 0);
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	EXPECT_EQ(get.dirty_rate, 5000);
+	EXPECT_EQ(get.percent_x100, 0);
+	EXPECT_EQ(get.period_ns, 0);
+	/* None of the VM's memory is logged. */
+	EXPECT_EQ(get.logged_pages, 0);
+	/* What is out only may be passed in again. */
+	get.nr_vcpus = 0;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	EXPECT_EQ(get.dirty_rate, 5000);
+
+	set.dirty_rate = KVM_THROTTLE_DIRTY_RATE_MAX;
+	EXPECT_EQ(error_of(self->fd, KVM_SET_THROTTLE, &set), 0);
+	set.dirty_rate = 1;
+	EXPECT_EQ(error_of(self->fd, KVM_SET_THROTTLE, &set), 0);
+	get.nr_vcpus = 0;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	EXPECT_EQ(get.dirty_rate, KVM_THROTTLE_DIRTY_RATE_MIN);
+
+	/* A percentage alone lifts it: one setting replaces the other. */
+	ASSERT_EQ(throttle_set(self->fd, 5000, 0), 0);
+	get.nr_vcpus = 0;
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	EXPECT_EQ(get.dirty_rate, 0);
+}
+
+/* A program of version 2 knows no more of a vCPU than this. */
+TEST_F(abi, get_for_an_older_caller)
+{
+	struct kvm_throttle set = { .percent_x100 = 5000, .dirty_rate = 5000 };
+	struct kvm_throttle_vcpu_state states[2];
+	struct kvm_throttle_state get = {
+		.nr_vcpus = 2,
+		.vcpu_size = offsetof(struct kvm_throttle_vcpu_state, dirty_rate),
+		.vcpus = (uintptr_t)states,
+	};
+	int error = error_of(self->fd, KVM_SET_THROTTLE, &set);
+
+	if (error == EOPNOTSUPP)
+		SKIP(return, "this kernel has no ftrace with arguments");
+	ASSERT_EQ(error, 0);
+	memset(states, 0xff, sizeof(states));
+	EXPECT_EQ(get.vcpu_size, 88);
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	EXPECT_EQ(states[0].percent_x100, 5000);
+	EXPECT_EQ(states[0].reserved, 0);
+	/* What follows is left alone. */
+	EXPECT_EQ(states[0].dirty_rate, UINT64_MAX);
+	EXPECT_EQ(states[0].dirty_sleeps, UINT64_MAX);
+	get.vcpu_size += sizeof(u64);
+	EXPECT_EQ(error_of(self->fd, KVM_GET_THROTTLE, &get), 0);
+	EXPECT_EQ(states[0].dirty_rate, 5000);
+	EXPECT_EQ(states[0].dirtied, UINT64_MAX);
 }
 
 TEST_F(abi, get_arguments)

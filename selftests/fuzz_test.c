@@ -203,7 +203,7 @@ static void outcome(enum kind kind, long r, bool may_succeed)
 {
 	static const int allowed[] = {
 		EBADF, EINVAL, EFAULT, ENOTTY, ENOENT, ESRCH, EBUSY, EMFILE,
-		EIO, EAGAIN, EWOULDBLOCK, EEXIST, EINTR, ENXIO, EPERM,
+		EIO, EAGAIN, EWOULDBLOCK, EEXIST, EINTR, ENXIO, EPERM, EOPNOTSUPP,
 	};
 	int error = errno, i;
 
@@ -242,7 +242,7 @@ static bool write_file(const char *path, const char *text)
 	return ok;
 }
 
-static bool have_cgroup, have_cpu_max, have_cpu;
+static bool have_cgroup, have_cpu_max, have_cpu, have_rate;
 
 /*
  * The first CPU limit of a machine, and the last one to go, patch the scheduler;
@@ -267,6 +267,16 @@ static bool remove_cgroups(void)
 		usleep(10000);
 	rmdir(CGROUP_LIMITED);
 	return !have_cgroup || access(CGROUP, F_OK);
+}
+
+/* Has the kernel ftrace with arguments? */
+static bool can_limit_rate(int vm_fd)
+{
+	int fd = throttle_attach(vm_fd);
+	bool can = !throttle_set_dirty(fd, 0, KVM_THROTTLE_DIRTY_RATE_MAX);
+
+	close(fd);
+	return can;
 }
 
 static void reset_host(void)
@@ -301,8 +311,14 @@ struct vcpu {
 static struct vcpu vcpus[NR_ACTORS][NR_VCPUS];
 static int foreign[NR_FOREIGN];
 
-/* The reset vector, where a vCPU starts: spin, halt, or exit again and again. */
-static const char guests[][8] = { "\xeb\xfe", "\xf4\xeb\xfd", "\xe6\x10\xeb\xfc" };
+/*
+ * The reset vector, where a vCPU starts: spin, halt, or exit again and again; or write to
+ * the page that it is in.
+ */
+static const char guests[][8] = {
+	"\xeb\xfe", "\xf4\xeb\xfd", "\xe6\x10\xeb\xfc", "\x2e\xff\x06\x00\xf0\xeb\xf9",
+};
+
 #define GUEST_PAGE	0xfffff000ULL
 #define GUEST_START	0xff0
 static char *guest_pages[ARRAY_SIZE(guests)];
@@ -366,8 +382,9 @@ static int create_vcpu(struct actor *a, struct vm *vm, int i, u64 id)
 static int create_vm(struct actor *a, struct vm *vm, u64 x)
 {
 	/* Few exits, which take long in an emulated machine. */
-	static const int kinds[] = { 0, 0, 0, 0, 1, 1, 1, 2 };
+	static const int kinds[] = { 0, 0, 0, 3, 3, 1, 1, 2 };
 	struct kvm_userspace_memory_region memory = {
+		.flags = kinds[x % 8] == 3 ? KVM_MEM_LOG_DIRTY_PAGES : 0,
 		.guest_phys_addr = GUEST_PAGE,
 		.memory_size = 0x1000,
 		.userspace_addr = (uintptr_t)guest_pages[kinds[x % 8]],
@@ -492,6 +509,7 @@ static bool set_is_valid(const struct kvm_throttle *set)
 	       all_zero(set->reserved, sizeof(set->reserved)) &&
 	       (set->flags & KVM_THROTTLE_VCPU || !set->vcpu_id) &&
 	       set->percent_x100 <= KVM_THROTTLE_PERCENT_MAX &&
+	       set->dirty_rate <= KVM_THROTTLE_DIRTY_RATE_MAX &&
 	       (!set->period_ns ||
 		(set->period_ns >= KVM_THROTTLE_PERIOD_MIN_NS &&
 		 set->period_ns <= KVM_THROTTLE_PERIOD_MAX_NS));
@@ -501,7 +519,7 @@ static bool get_is_valid(const struct kvm_throttle_state *get)
 {
 	return !get->flags && all_zero(get->reserved, sizeof(get->reserved)) &&
 	       (get->nr_vcpus ?
-		get->vcpu_size >= sizeof(struct kvm_throttle_vcpu_state) :
+		get->vcpu_size >= offsetof(struct kvm_throttle_vcpu_state, dirty_rate) :
 		!get->vcpu_size);
 }
 
@@ -529,6 +547,10 @@ static void do_set(struct actor *a, struct vm *vm, bool bad, u64 x, u64 y)
 	struct kvm_throttle set = { .percent_x100 = x % 5 ? 8000 + y % 2000 : 0 };
 	int r, fd;
 
+	/* Where there is no ftrace, that is tried only with mutated settings. */
+	if (have_rate && x & 2048)
+		set.dirty_rate = y >> 16 & 4096 ? 1 + y % 1000 : 0;
+
 	if (x & 256)
 		set.period_ns = KVM_THROTTLE_PERIOD_MIN_NS + y % (100 * MS);
 	if ((x & 1536) == 1536) {
@@ -540,7 +562,7 @@ static void do_set(struct actor *a, struct vm *vm, bool bad, u64 x, u64 y)
 		mutate(&set, sizeof(set), x >> 16, y);
 	r = ioctl(fd, KVM_SET_THROTTLE, &set);
 	outcome(bad ? BAD_SET : SET, r, set_is_valid(&set));
-	if (!r && fd == vm->throttle && !set.flags && set.percent_x100)
+	if (!r && fd == vm->throttle && !set.flags && (set.percent_x100 || set.dirty_rate))
 		__atomic_store_n(&vm->throttled, vm->fd >= 0, __ATOMIC_SEQ_CST);
 	else if (!r && fd == vm->throttle && !set.percent_x100)
 		__atomic_store_n(&vm->throttled, 0, __ATOMIC_SEQ_CST);
@@ -554,6 +576,8 @@ static void do_get(struct actor *a, struct vm *vm, bool bad, u64 x, u64 y)
 		.vcpu_size = x % 8 ? sizeof(states[0]) : 0,
 		.vcpus = (uintptr_t)states,
 	};
+	u64 bits;
+	struct kvm_dirty_log log = { .dirty_bitmap = &bits };
 	bool valid;
 	int r, fd;
 
@@ -569,6 +593,8 @@ static void do_get(struct actor *a, struct vm *vm, bool bad, u64 x, u64 y)
 	valid = get_is_valid(&get);
 	r = ioctl(fd, KVM_GET_THROTTLE, &get);
 	outcome(bad ? BAD_GET : GET, r, valid);
+	/* Its page becomes one that can be dirtied. */
+	ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
 }
 
 static void do_attach(struct actor *a, struct vm *vm, bool bad, u64 x, u64 y)
@@ -1269,6 +1295,7 @@ int main(int argc, char **argv)
 	setpriority(PRIO_PROCESS, 0, 10);
 	guest_create(&survivor, GUEST_WORK, 2);
 	setpriority(PRIO_PROCESS, 0, 0);
+	have_rate = can_limit_rate(survivor.vm->fd);
 	full = guest_speed(&survivor, 2000 * MS);
 	TEST_ASSERT(!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
 				0, mail), "socketpair");

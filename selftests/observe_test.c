@@ -314,7 +314,7 @@ TEST_F(observe, debugfs)
 	text = debugfs_text();
 	ASSERT_NE(text, NULL);
 	snprintf(expected, sizeof(expected),
-		 "pid %d\nowner %d observe_test\npercent 80.12\nperiod_ns 10472000\nvcpu ",
+		 "pid %d\nowner %d observe_test\npercent 80.12\nperiod_ns 10472000\ndirty_rate 0\nlogged_pages 0\nvcpu ",
 		 getpid(), getpid());
 	EXPECT_EQ(strncmp(text, expected, strlen(expected)), 0)
 		TH_LOG("%s", text);

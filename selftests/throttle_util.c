@@ -124,6 +124,16 @@ int throttle_set_vcpu(int fd, u32 vcpu_id, u32 percent_x100)
 	return throttle_ioctl(fd, &set);
 }
 
+int throttle_set_dirty(int fd, u32 percent_x100, u64 dirty_rate)
+{
+	struct kvm_throttle set = {
+		.percent_x100 = percent_x100,
+		.dirty_rate = dirty_rate,
+	};
+
+	return throttle_ioctl(fd, &set);
+}
+
 int throttle_get(int fd, struct kvm_throttle_vcpu_state *states, u32 nr,
 		 u64 *period_ns)
 {
@@ -288,13 +298,21 @@ void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus)
 
 void guest_prepare(struct guest *g, void *code, int nr_vcpus)
 {
+	guest_prepare_in(g, vm_create(nr_vcpus), code, nr_vcpus);
+}
+
+void guest_prepare_in(struct guest *g, struct kvm_vm *vm, void *code, int nr_vcpus)
+{
 	struct sigaction action = { .sa_handler = stop_signal };
+	int i;
 
 	sigaction(SIGUSR1, &action, NULL);
 	g->nr_vcpus = nr_vcpus;
 	g->slow_exits = 0;
 	g->outside_ns = 0;
-	g->vm = vm_create_with_vcpus(nr_vcpus, code, g->vcpus);
+	g->vm = vm;
+	for (i = 0; i < nr_vcpus; i++)
+		g->vcpus[i] = vm_vcpu_add(vm, i, code);
 	g->reports = addr_gva2hva(g->vm, (uintptr_t)guest_reports);
 	/* Not to be asked for while a vCPU runs: KVM_RUN holds its mutex. */
 	g->clock_khz = guest_clock_khz(g->vcpus[0]);

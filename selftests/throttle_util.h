@@ -100,6 +100,16 @@ int throttle_set(int fd, u32 percent_x100, u64 period_ns);
 int throttle_set_vcpu(int fd, u32 vcpu_id, u32 percent_x100);
 
 /**
+ * throttle_set_dirty() - set the throttle of a VM, with a rate
+ * @fd: throttle fd
+ * @percent_x100: hundredths of a percent
+ * @dirty_rate: pages a second, or 0
+ *
+ * Return: 0 or -errno.
+ */
+int throttle_set_dirty(int fd, u32 percent_x100, u64 dirty_rate);
+
+/**
  * throttle_get() - ask for what is in force, and what happened
  * @fd: throttle fd
  * @states: one for each vCPU, or NULL
@@ -143,6 +153,15 @@ void guest_create(struct guest *g, enum guest_kind kind, int nr_vcpus);
  * @nr_vcpus: with how many vCPUs, up to GUEST_VCPUS_MAX
  */
 void guest_prepare(struct guest *g, void *code, int nr_vcpus);
+
+/**
+ * guest_prepare_in() - make vCPUs that run the caller's code in a VM that has none
+ * @g: result
+ * @vm: the VM, from vm_create()
+ * @code: what the vCPUs run; guest_start() starts each
+ * @nr_vcpus: how many vCPUs, up to GUEST_VCPUS_MAX
+ */
+void guest_prepare_in(struct guest *g, struct kvm_vm *vm, void *code, int nr_vcpus);
 
 /**
  * guest_unit() - in the guest: do a unit of work

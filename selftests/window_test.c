@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The arithmetic of the run and sleep windows, at its corners.  Needs no VM, no
- * module and no privileges.
+ * The arithmetic of the run and sleep windows, and of the limit to the rate of dirtying
+ * pages, at its corners.  Needs no VM, no module and no privileges.
  */
 #include <stdbool.h>
 #include <stdlib.h>
@@ -28,6 +28,12 @@ static u64 div64_u64(u64 a, u64 b)
 	return a / b;
 }
 
+static u64 div_u64(u64 a, u32 b)
+{
+	return a / b;
+}
+
+#include "../bucket.h"
 #include "../window.h"
 
 #define MS	((u64)NSEC_PER_MSEC)
@@ -447,6 +453,161 @@ TEST(share_is_exact_however_late_timers_are)
 				TH_LOG("%u, late by up to %llu ns: slept %f, held %f",
 				       percent_x100[i],
 				       (unsigned long long)late_max_ns[j], share, held);
+			}
+		}
+	}
+}
+
+/* Time in buckets. */
+#define AT(ns)	kvt_bucket_time(ns)
+
+TEST(pages_cost_what_the_rate_says)
+{
+	static const u64 rates[] = {
+		1, KVM_THROTTLE_DIRTY_RATE_MIN, 500, 2000, 33333, 1000003,
+		KVM_THROTTLE_DIRTY_RATE_MAX - 1, KVM_THROTTLE_DIRTY_RATE_MAX,
+	};
+	double pages;
+	int i;
+
+	EXPECT_EQ(kvt_page_time(0), 0);
+	for (i = 0; i < ARRAY_SIZE(rates); i++) {
+		pages = (double)AT(NSEC_PER_SEC) / kvt_page_time(rates[i]);
+		EXPECT_LT(__builtin_fabs(pages / rates[i] - 1), 0.0004) {
+			TH_LOG("%llu: %f", (unsigned long long)rates[i], pages);
+		}
+	}
+	EXPECT_EQ(kvt_bucket_ns(AT(12345)), 12345);
+	EXPECT_EQ(kvt_bucket_ns(AT(12345) + 1), 12346);
+	EXPECT_EQ(kvt_bucket_ns(0), 0);
+}
+
+TEST(shares_add_up_to_the_rate)
+{
+	u64 page = kvt_page_time(10000), own;
+
+	own = kvt_share(&page, 4);
+	EXPECT_EQ(page, kvt_page_time(10000));
+	EXPECT_EQ(own, 4 * page);
+	EXPECT_EQ(kvt_rate_in_force(10000, 4), 10000);
+	/* With none, as if it were one. */
+	EXPECT_EQ(kvt_share(&page, 0), page);
+	/* None waits longer for a page than that. */
+	EXPECT_EQ(kvt_share(&page, 1000), AT(KVT_PAGE_NS_MAX));
+	EXPECT_EQ(page, AT(KVT_PAGE_NS_MAX) / 1000);
+	EXPECT_EQ(kvt_rate_in_force(10000, 1000), 1000 * KVM_THROTTLE_DIRTY_RATE_MIN);
+	page = kvt_page_time(1);
+	EXPECT_EQ(kvt_share(&page, 1), AT(KVT_PAGE_NS_MAX));
+	EXPECT_EQ(kvt_rate_in_force(1, 1), KVM_THROTTLE_DIRTY_RATE_MIN);
+	EXPECT_EQ(kvt_rate_in_force(0, 1000), 0);
+	/* As many vCPUs as there can be. */
+	page = kvt_page_time(KVM_THROTTLE_DIRTY_RATE_MAX);
+	own = kvt_share(&page, UINT32_MAX);
+	EXPECT_GE(AT(KVT_PAGE_NS_MAX), own);
+}
+
+TEST(credit_is_bounded)
+{
+	u64 page = kvt_page_time(1000), burst = kvt_burst(0), due;
+
+	/* Before there was time for any. */
+	EXPECT_EQ(kvt_bucket_add(0, 0, page, burst), page);
+	EXPECT_EQ(kvt_bucket_add(0, AT(MS), page, burst), page);
+	/* After an hour of nothing. */
+	due = kvt_bucket_add(0, AT(3600000 * MS), page, burst);
+	EXPECT_EQ(due, AT(3600000 * MS) - burst + page);
+	EXPECT_FALSE(kvt_bucket_is_over(due, AT(3600000 * MS)));
+	/* What is due to somebody while his window is closed is kept for him. */
+	due = kvt_bucket_add(0, AT(3600000 * MS), page, kvt_burst(100 * MS));
+	EXPECT_EQ(due, AT(3600000 * MS - 100 * MS) - burst + page);
+	/* A new setting begins without. */
+	EXPECT_EQ(kvt_bucket_renew(0, AT(MS)), AT(MS));
+}
+
+TEST(debt_is_bounded)
+{
+	u64 page = AT(KVT_PAGE_NS_MAX), now = AT(5 * MS), due = now;
+	int i;
+
+	/* A whole buffer of PML at the lowest rate is paid for... */
+	for (i = 0; i < 512; i++)
+		due = kvt_bucket_add(due, now, page, kvt_burst(0));
+	EXPECT_EQ(due, now + 512 * page);
+	/* ...but whoever can't stop writing doesn't owe for ever. */
+	for (i = 0; i < 100000; i++)
+		due = kvt_bucket_add(due, now, page, kvt_burst(0));
+	EXPECT_EQ(due, now + AT(KVT_DEBT_NS_MAX));
+	EXPECT_EQ(kvt_bucket_renew(due, now), now + AT(KVT_CARRY_NS));
+	EXPECT_EQ(kvt_bucket_renew(now + 1, now), now + 1);
+
+	/* The highest time that there is: 36 years. */
+	now = AT(U64_MAX >> (KVT_BUCKET_SHIFT + 1));
+	due = kvt_bucket_add(now, now, page, kvt_burst(NSEC_PER_SEC));
+	EXPECT_EQ(due, now + page);
+	EXPECT_TRUE(kvt_bucket_is_over(due, now));
+}
+
+TEST(over_is_over_by_a_quantum)
+{
+	u64 now = AT(100 * MS);
+
+	EXPECT_FALSE(kvt_bucket_is_over(now - 1, now));
+	EXPECT_FALSE(kvt_bucket_is_over(now + AT(KVT_QUANTUM_NS) - 1, now));
+	EXPECT_TRUE(kvt_bucket_is_over(now + AT(KVT_QUANTUM_NS), now));
+}
+
+TEST(share_is_forgotten_but_not_debt)
+{
+	u64 now = AT(100 * MS), keep = AT(KVT_KEEP_NS);
+
+	/* The VM isn't over: what others leave may be used. */
+	EXPECT_EQ(kvt_bucket_forget(now + 2 * keep, now, now), now + keep);
+	EXPECT_EQ(kvt_bucket_forget(now + keep / 2, now, now), now + keep / 2);
+	/* It is: nothing is forgotten, or who dirties many pages at once would win. */
+	EXPECT_EQ(kvt_bucket_forget(now + 9 * keep, now, now + 9 * keep), now + 9 * keep);
+	EXPECT_EQ(kvt_bucket_forget(now + 9 * keep, now, now + 5 * keep), now + 5 * keep);
+}
+
+/*
+ * The pages a second of one vCPU that dirties @batch of them at a time, as PML has it, in
+ * a microsecond each, and is woken late by up to @late_max_ns.
+ */
+static double simulate_writer(u64 rate, u32 batch, u64 late_max_ns)
+{
+	u64 page = kvt_page_time(rate), burst = kvt_burst(0), pages = 0;
+	u64 t = 0, end = 20 * NSEC_PER_SEC, due = 0;
+	u32 i;
+
+	srandom(rate);
+	while (t < end) {
+		t += batch * NSEC_PER_USEC;
+		for (i = 0; i < batch; i++)
+			due = kvt_bucket_add(due, AT(t), page, burst);
+		pages += batch;
+		if (kvt_bucket_is_over(due, AT(t)))
+			t = kvt_bucket_ns(due) + (late_max_ns ? random() % late_max_ns : 0);
+	}
+	return pages * 1e9 / t;
+}
+
+TEST(rate_is_exact_however_late_wake_ups_are)
+{
+	static const u64 rates[] = { 50, 500, 2000, 10000, 50000, 500000 };
+	static const u32 batches[] = { 1, 512 };
+	static const u64 late_max_ns[] = { 0, 20000, 1000000, KVT_BURST_NS - 500000 };
+	double got;
+	int i, j, k;
+
+	for (i = 0; i < ARRAY_SIZE(rates); i++) {
+		for (j = 0; j < ARRAY_SIZE(batches); j++) {
+			for (k = 0; k < ARRAY_SIZE(late_max_ns); k++) {
+				got = simulate_writer(rates[i], batches[j], late_max_ns[k]);
+				/* The last sleep's lateness isn't made up for yet. */
+				EXPECT_LT(__builtin_fabs(got / rates[i] - 1), 0.001) {
+					TH_LOG("%llu/s, %u at a time, late by up to %llu ns: %f",
+					       (unsigned long long)rates[i], batches[j],
+					       (unsigned long long)late_max_ns[k], got);
+				}
 			}
 		}
 	}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
  * kvm_throttle: the interface of /dev/kvm_throttle, which throttles the vCPUs
- * of a KVM virtual machine by an exact percentage.
+ * of a KVM virtual machine by an exact percentage, or the rate at which they dirty
+ * memory.
  *
  *	int dev = open("/dev/kvm_throttle", O_RDWR | O_CLOEXEC);
  *	struct kvm_throttle_attach attach = { .vm_fd = vm_fd };
@@ -21,7 +22,7 @@
 #include <linux/types.h>
 
 /* Grows when something is added.  What is here now keeps its meaning. */
-#define KVM_THROTTLE_API_VERSION	2
+#define KVM_THROTTLE_API_VERSION	3
 
 /* A percentage is given in hundredths of a percent: 8000 is 80 %. */
 #define KVM_THROTTLE_PERCENT_MAX	9999
@@ -30,6 +31,13 @@
 #define KVM_THROTTLE_PERIOD_MIN_NS	1000000ULL
 #define KVM_THROTTLE_PERIOD_MAX_NS	1000000000ULL
 #define KVM_THROTTLE_PERIOD_DEFAULT_NS	10472000ULL
+
+/*
+ * Limits of struct kvm_throttle::dirty_rate: the least that it is for each vCPU, and
+ * the most that may be asked for.
+ */
+#define KVM_THROTTLE_DIRTY_RATE_MIN	50
+#define KVM_THROTTLE_DIRTY_RATE_MAX	10000000ULL
 
 /**
  * struct kvm_throttle_attach - argument of KVM_THROTTLE_ATTACH
@@ -60,7 +68,16 @@ struct kvm_throttle_attach {
  *	0 is KVM_THROTTLE_PERIOD_DEFAULT_NS.  The module lengthens a period in
  *	which one of the windows would be shorter than 97 microseconds.
  *	KVM_GET_THROTTLE returns the period that is in force
+ * @dirty_rate: pages of the host's page size that may be dirtied a second, up to
+ *	KVM_THROTTLE_DIRTY_RATE_MAX; 0 is no limit.  All vCPUs of the VM share it,
+ *	but for those with a setting of their own.  It counts what KVM logs as
+ *	dirty, so acts only while KVM logs that (KVM_MEM_LOG_DIRTY_PAGES).  The
+ *	module raises a rate that leaves a vCPU less than
+ *	KVM_THROTTLE_DIRTY_RATE_MIN.  0 before version 3, where a program that
+ *	doesn't know it lifts the limit
  * @reserved: 0
+ *
+ * What is set replaces all that was, the percentage, the period and the rate.
  */
 struct kvm_throttle {
 	__u32 flags;
@@ -68,7 +85,8 @@ struct kvm_throttle {
 	__u32 percent_x100;
 	__u32 pad;
 	__u64 period_ns;
-	__u64 reserved[4];
+	__u64 dirty_rate;
+	__u64 reserved[3];
 };
 
 /**
@@ -78,11 +96,11 @@ struct kvm_throttle {
  * @percent_x100: the percentage in force, in hundredths of a percent
  * @tid: the thread that ran the vCPU last, as the caller's pid namespace names
  *	it; 0 if none has, or if the thread has ended or isn't in that namespace
- * @period_ns: the period in force, in nanoseconds; 0 at full speed
- * @elapsed_ns: for how long the vCPU has had a percentage other than 0
+ * @period_ns: the period in force, in nanoseconds; 0 without a percentage
+ * @elapsed_ns: for how long the vCPU has had a percentage or a rate other than 0
  * @throttled_ns: for how much of @elapsed_ns the throttle kept the vCPU out of
- *	guest mode; for a vCPU that never halts or leaves KVM_RUN that is
- *	@percent_x100 / 10000
+ *	guest mode; for a vCPU that never halts or leaves KVM_RUN, and has no rate,
+ *	that is @percent_x100 / 10000
  * @windows: sleep windows that the vCPU slept in
  * @interrupted: sleeps that a signal ended
  * @retries: entries into the guest that were refused, as the thread had been
@@ -92,6 +110,13 @@ struct kvm_throttle {
  * @stall_max_ns: the longest time that the throttle kept the vCPU out of guest
  *	mode without a break, one that still lasts included; 0 before version 2
  * @reserved: 0
+ * @dirty_rate: the rate in force, in pages a second, which is the vCPU's own, or
+ *	else what it shares; 0 without a limit.  This and what follows came with
+ *	version 3
+ * @dirtied: pages that the vCPU has dirtied as far as KVM logs it, while the VM or a
+ *	vCPU of it had a limit
+ * @dirty_held_ns: the part of @throttled_ns that it slept for what it had dirtied
+ * @dirty_sleeps: how often it did
  */
 struct kvm_throttle_vcpu_state {
 	__u32 vcpu_id;
@@ -107,13 +132,17 @@ struct kvm_throttle_vcpu_state {
 	__u64 late_max_ns;
 	__u64 stall_max_ns;
 	__u64 reserved;
+	__u64 dirty_rate;
+	__u64 dirtied;
+	__u64 dirty_held_ns;
+	__u64 dirty_sleeps;
 };
 
 /**
  * struct kvm_throttle_state - argument of KVM_GET_THROTTLE
  * @flags: none yet, 0
  * @percent_x100: out: the VM's percentage, in hundredths of a percent
- * @period_ns: out: the VM's period in nanoseconds; 0 at full speed
+ * @period_ns: out: the VM's period in nanoseconds; 0 without a percentage
  * @nr_vcpus: in: how many elements @vcpus has room for; out: how many vCPUs the
  *	VM has.  If that is more, only the first have been stored
  * @vcpu_size: in: size of one element of @vcpus, as the caller was compiled,
@@ -122,6 +151,10 @@ struct kvm_throttle_vcpu_state {
  *	that knows fewer stores zeroes in their place
  * @vcpus: in: address of the elements, which are in the order of the vCPUs'
  *	creation
+ * @dirty_rate: out: the VM's rate in force, in pages a second; 0 without a limit,
+ *	and before version 3
+ * @logged_pages: out: of how many pages of guest memory KVM logs that they are dirtied,
+ *	0 before version 3.  Without any, no limit acts
  * @reserved: 0
  */
 struct kvm_throttle_state {
@@ -131,7 +164,9 @@ struct kvm_throttle_state {
 	__u32 nr_vcpus;
 	__u32 vcpu_size;
 	__u64 vcpus;
-	__u64 reserved[4];
+	__u64 dirty_rate;
+	__u64 logged_pages;
+	__u64 reserved[2];
 };
 
 /*
@@ -159,14 +194,19 @@ struct kvm_throttle_state {
  * On a throttle fd.  poll() reports POLLHUP when the VM is gone: nobody has its fd
  * or a vCPU's any more.  Any other ioctl is ENOTTY; read() and write() are EINVAL.
  *
- * KVM_SET_THROTTLE: returns 0.  A change is in force within one period; full
- * speed is at once.  A new vCPU, or one in a new thread, is throttled from its
- * first entry into the guest on.
+ * KVM_SET_THROTTLE: returns 0.  A change is in force within one period, or within
+ * 20 ms if it is of the rate; full speed is at once.  A new vCPU, or one in a new thread,
+ * is throttled from its first entry into the guest on.  The first rate on a host takes
+ * a tenth of a second to be set.
+ *	EBUSY	dirty_rate is not 0, and the administrator has turned off ftrace,
+ *		which it takes (kernel.ftrace_enabled)
  *	EFAULT	the pointer is wrong
  *	EINVAL	a field is out of its range; a flag, pad or reserved is not 0;
  *		vcpu_id is not 0 without KVM_THROTTLE_VCPU
  *	ENOENT	there is no vCPU with that id
  *	ENOMEM	out of memory
+ *	EOPNOTSUPP	dirty_rate is not 0, and this kernel hasn't what it takes: ftrace
+ *		with arguments, and kprobes
  *	ESRCH	the VM is gone, or its process
  * After an error nothing has changed.
  *

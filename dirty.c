@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kvm_throttle: a limit to the rate at which vCPUs dirty memory.
+ *
+ * A percentage takes from every vCPU what a few of them cause: a migration doesn't end
+ * for those that write.  With a limit only those sleep, and only as much as it takes.
+ *
+ * The hook.  While KVM logs which pages are dirtied, whatever marks one goes through its
+ * function mark_page_dirty_in_slot(): write-protection faults, PML's buffer at an
+ * exit, the emulator, steal time.  An ftrace_ops sees the calls, before the function
+ * itself runs.  It is there while any limit is in force, and about a second longer.
+ * It may be called under the runqueue's lock and under mmu_lock: it takes no lock, wakes
+ * nobody and allocates nothing.
+ *
+ * The count.  A call counts for the vCPU that the calling thread has loaded: with the
+ * dirty ring always, with a bitmap if the page's bit isn't set yet.  So the sum is what
+ * whoever reads the log gets.  Threads without a vCPU aren't counted (a VMM that
+ * writes to guest memory, vhost), nor are interrupts.
+ *
+ * The buckets (bucket.h).  A vCPU with a setting of its own has a bucket with its own
+ * rate.  The others share the VM's, and each has one for its share besides: it
+ * sleeps if both are over.  So one that writes little never sleeps for one that writes
+ * much, and what it leaves of its share goes to that.
+ *
+ * The sleep.  The hook notes until when the vCPU stays out of the guest, and queues
+ * its task work.  KVM runs that before it enters the guest again, and kvt_sleep_off()
+ * in vcpu.c sleeps.  If a signal ends that, what is left is still owed: kvt_entry()
+ * refuses the vCPU.  A new setting wakes it at once.
+ *
+ * Who changes what.  A vCPU's bucket, its count and until when it sleeps belong to the
+ * thread that has the vCPU loaded, which KVM lets only one thread do.  The VM's bucket is
+ * changed by a cmpxchg.  Settings come from other threads, so each has a serial number:
+ * the vCPU's thread sees that it is another one, and puts its bucket in order.
+ */
+
+#include <linux/atomic.h>
+#include <linux/kvm_host.h>
+#include <linux/preempt.h>
+#include <linux/sched.h>
+#include <linux/srcu.h>
+
+#include "compat.h"
+#include "kvm_throttle.h"
+
+/* The thread has @v loaded, so @v->dirty is its.  Has the limit changed? */
+static void kvt_renew(struct kvt_vcpu *v, u64 now)
+{
+	/* Pairs with kvt_dirty_apply(): what follows is of this setting, or newer. */
+	u64 serial = smp_load_acquire(&v->dirty.serial);
+
+	if (serial == v->dirty.seen)
+		return;
+	v->dirty.seen = serial;
+	v->dirty.uncharged = 0;
+	v->dirty.due = kvt_bucket_renew(v->dirty.due, kvt_bucket_time(now));
+	v->dirty.until_ns = READ_ONCE(v->dirty.page) ?
+			    min(v->dirty.until_ns, now + KVT_CARRY_NS) : 0;
+}
+
+bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now)
+{
+	kvt_renew(v, now);
+	if (now < v->dirty.until_ns)
+		return true;
+	v->dirty.until_ns = 0;
+	return false;
+}
+
+void kvt_dirty_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
+{
+	lockdep_assert_held(&v->lock);
+
+	WRITE_ONCE(v->dirty.page, kvt_page_time(setting->dirty_rate));
+	if (v->dirty.own != setting->own)
+		atomic_add(setting->own ? -1 : 1, &v->vm->dirty.sharers);
+	WRITE_ONCE(v->dirty.own, setting->own);
+	WRITE_ONCE(v->dirty.burst, kvt_burst(v->window.grid.period_ns -
+					     v->window.grid.run_ns));
+	/* Pairs with kvt_renew(): what is above is there before. */
+	smp_store_release(&v->dirty.serial, setting->serial);
+}
+
+void kvt_dirty_apply_vm(struct kvt_vm *vm)
+{
+	u64 due = atomic64_read(&vm->dirty.due);
+
+	lockdep_assert_held(&vm->lock);
+
+	/* A page that is dirtied meanwhile may be lost. */
+	atomic64_set(&vm->dirty.due,
+		     kvt_bucket_renew(due, kvt_bucket_time(kvt_now(vm))));
+}
+
+u64 kvt_dirty_logged(struct kvm *kvm)
+{
+	int idx = srcu_read_lock(&kvm->srcu);
+	u64 pages = kvt_logged_pages(kvm);
+
+	srcu_read_unlock(&kvm->srcu, idx);
+	return pages;
+}
+
+#ifndef KVT_FTRACE_ARGS_NONE
+
+#include <linux/ftrace.h>
+#include <linux/kprobes.h>
+
+/* Return: until when @v, which has dirtied @pages, has to sleep; or 0. */
+static u64 kvt_charge_own(struct kvt_vcpu *v, u64 now, u64 page, u32 pages)
+{
+	kvt_share(&page, 1);
+	v->dirty.due = kvt_bucket_add(v->dirty.due, now, pages * page,
+				      READ_ONCE(v->dirty.burst));
+	return kvt_bucket_is_over(v->dirty.due, now) ? v->dirty.due : 0;
+}
+
+/* The same for one that shares the VM's bucket. */
+static u64 kvt_charge_shared(struct kvt_vm *vm, struct kvt_vcpu *v, u64 now,
+			     u64 page, u32 pages)
+{
+	u64 own = kvt_share(&page, atomic_read(&vm->dirty.sharers));
+	s64 old = atomic64_read(&vm->dirty.due);
+	u64 burst = READ_ONCE(v->dirty.burst);
+	u64 due;
+
+	do {
+		due = kvt_bucket_add(old, now, pages * page, burst);
+	} while (!atomic64_try_cmpxchg_relaxed(&vm->dirty.due, &old, due));
+	own = kvt_bucket_add(v->dirty.due, now, pages * own, burst);
+	v->dirty.due = kvt_bucket_forget(own, now, due);
+	if (!kvt_bucket_is_over(v->dirty.due, now) || !kvt_bucket_is_over(due, now))
+		return 0;
+	return min(v->dirty.due, due);
+}
+
+/* This thread, which has @v loaded, dirties a page. */
+static void kvt_dirtied(struct kvt_vm *vm, struct kvt_vcpu *v)
+{
+	u64 page = READ_ONCE(v->dirty.page), ns, now, due;
+	u32 pages;
+
+	WRITE_ONCE(v->dirty.pages, v->dirty.pages + 1);
+	if (!page)
+		return;
+	pages = ++v->dirty.uncharged;
+	if (!kvt_is_batch(page, pages))
+		return;
+	v->dirty.uncharged = 0;
+	ns = kvt_now(vm);
+	kvt_renew(v, ns);
+	now = kvt_bucket_time(ns);
+	if (READ_ONCE(v->dirty.own))
+		due = kvt_charge_own(v, now, page, pages);
+	else
+		due = kvt_charge_shared(vm, v, now, page, pages);
+	if (!due)
+		return;
+	v->dirty.until_ns = kvt_bucket_ns(due);
+	kvt_vcpu_turn(v);
+}
+
+/* Will whoever reads the log find page @gfn of @slot for the call that is seen? */
+static bool kvt_is_logged(const struct kvm *kvm,
+			  const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	if (!slot || !kvm_slot_dirty_track_enabled(slot))
+		return false;
+	if (kvm->dirty_ring_size)
+		return true;
+	return slot->dirty_bitmap &&
+	       !test_bit_le(gfn - slot->base_gfn, slot->dirty_bitmap);
+}
+
+/* A vCPU of @vm does.  Few others' calls come so far. */
+static noinline void kvt_dirty_call(struct kvt_vm *vm, const struct kvm_vcpu *vcpu,
+				    struct ftrace_regs *fregs)
+{
+	const struct kvm_memory_slot *slot = (const void *)kvt_ftrace_arg(fregs, 1);
+	struct kvt_vcpu *v;
+
+	/* An interrupt is nothing that this thread does: Xen's timers mark pages. */
+	if (!in_task() || !kvt_is_logged(vcpu->kvm, slot, kvt_ftrace_arg(fregs, 2)))
+		return;
+	v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]);
+	if (v)
+		kvt_dirtied(vm, v);
+}
+
+/*
+ * Somebody calls mark_page_dirty_in_slot(kvm, slot, gfn).  Nothing that is called from
+ * here does, so there is no recursion to look out for.
+ */
+static void kvt_hook(unsigned long ip, unsigned long parent_ip,
+		     struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	const struct kvm *kvm = (const void *)kvt_ftrace_arg(fregs, 0);
+	struct kvm_vcpu *vcpu = kvt_loaded_vcpu();
+	struct kvt_vm *vm;
+
+	if (!vcpu || vcpu->kvm != kvm)
+		return;
+	preempt_disable_notrace();
+	vm = kvt_find(kvm);
+	if (vm)
+		kvt_dirty_call(vm, vcpu, fregs);
+	preempt_enable_notrace();
+}
+
+static struct ftrace_ops kvt_ops = {
+	.func = kvt_hook,
+	/* Nobody turns it off with kernel.ftrace_enabled. */
+	.flags = FTRACE_OPS_FL_PERMANENT,
+};
+
+/*
+ * KVM exports the function to its own modules only on some kernels.  As for
+ * compat/task_work.h, a kprobe asks for the address; it is registered disabled, so that
+ * the function stays as it is.  KVM isn't unloaded before this module.
+ */
+static unsigned long kvt_find_function(void)
+{
+	static unsigned long found;
+	struct kprobe probe = {
+		.symbol_name = "mark_page_dirty_in_slot",
+		.flags = KPROBE_FLAG_DISABLED,
+	};
+
+	if (!found && !register_kprobe(&probe)) {
+		found = (unsigned long)probe.addr;
+		unregister_kprobe(&probe);
+	}
+	return found;
+}
+
+static void kvt_forget_function(void)
+{
+	ftrace_set_filter(&kvt_ops, NULL, 0, 1);
+}
+
+/* By address: to look for a name takes a second. */
+static int kvt_hook_add(void)
+{
+	unsigned long function = kvt_find_function();
+	int r;
+
+	if (!function)
+		return -EOPNOTSUPP;
+	r = ftrace_set_filter_ip(&kvt_ops, function, 0, 1);
+	if (!r)
+		r = register_ftrace_function(&kvt_ops);
+	if (!r)
+		return 0;
+	kvt_forget_function();
+	return r == -EBUSY || r == -ENOMEM ? r : -EOPNOTSUPP;
+}
+
+static void kvt_hook_remove(void)
+{
+	unregister_ftrace_function(&kvt_ops);
+	kvt_forget_function();
+}
+
+#else
+
+static int kvt_hook_add(void)
+{
+	return -EOPNOTSUPP;
+}
+
+static void kvt_hook_remove(void)
+{
+}
+
+#endif /* !KVT_FTRACE_ARGS_NONE */
+
+static struct kvt_probe kvt_dirty_probe = {
+	.add = kvt_hook_add,
+	.remove = kvt_hook_remove,
+	.lock = __MUTEX_INITIALIZER(kvt_dirty_probe.lock),
+	.late = __DELAYED_WORK_INITIALIZER(kvt_dirty_probe.late,
+					   kvt_probe_remove_unused, 0),
+};
+
+int kvt_dirty_watch(void)
+{
+	return kvt_probe_get(&kvt_dirty_probe);
+}
+
+void kvt_dirty_unwatch(void)
+{
+	kvt_probe_put(&kvt_dirty_probe);
+}
+
+void kvt_dirty_add(struct kvt_vm *vm, bool add)
+{
+	lockdep_assert_held(&vm->lock);
+
+	if (add == vm->hooked)
+		return;
+	vm->hooked = add;
+	if (add)
+		kvt_probe_get_again(&kvt_dirty_probe);
+	else
+		kvt_dirty_unwatch();
+}
+
+void kvt_dirty_exit(void)
+{
+	kvt_probe_exit(&kvt_dirty_probe);
+}
