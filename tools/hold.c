@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * kvm-throttle --vm NAME PERCENT: throttles the VM of a running process,
+ * kvm-throttle --vm NAME PERCENT, or --dirty-rate RATE: throttles the VM of a running process,
  * whatever the VMM is, for as long as the command runs.
  */
 #include <argp.h>
@@ -31,7 +31,9 @@
  * @pid: the VM's process, 0 if none was given
  * @vm_fd: the VM's number there, -1 if none was given
  * @percent_x100: how much to throttle, in hundredths of a percent
+ * @percent: that was given
  * @period_ns: period, 0 for the module's default
+ * @dirty_rate: pages that may be dirtied a second, 0 for any number
  * @for_ns: after which time to end, 0 for never
  * @interval_ns: how often to look and to show
  * @vcpus: ids of the vCPUs to throttle
@@ -43,7 +45,9 @@ struct options {
 	pid_t pid;
 	int vm_fd;
 	uint32_t percent_x100;
+	bool percent;
 	uint64_t period_ns;
+	uint64_t dirty_rate;
 	uint64_t for_ns;
 	uint64_t interval_ns;
 	uint32_t *vcpus;
@@ -53,7 +57,8 @@ struct options {
 };
 
 enum {
-	OPTION_FD = 256,
+	OPTION_DIRTY_RATE = 256,
+	OPTION_FD,
 	OPTION_FOR,
 	OPTION_INTERVAL,
 	OPTION_JSON,
@@ -70,6 +75,8 @@ static const struct argp_option argp_options[] = {
 	  "which VM, if the process has several: its file descriptor there", 0 },
 	{ "vcpu", OPTION_VCPU, "ID", 0,
 	  "throttle only this vCPU; can be given several times", 0 },
+	{ "dirty-rate", OPTION_DIRTY_RATE, "RATE", 0,
+	  "let vCPUs dirty no more memory than this: pages a second, or MiB/s, MB/s", 0 },
 	{ "period", OPTION_PERIOD, "TIME", 0,
 	  "run and sleep once in this time, 1ms to 1s (default: 10.472ms)", 0 },
 	{ "for", OPTION_FOR, "TIME", 0, "end after this time", 0 },
@@ -133,6 +140,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 				     "--vcpu: '%s' is not a vCPU's id", arg);
 		o->vcpus[o->nr_vcpus++] = value;
 		return 0;
+	case OPTION_DIRTY_RATE:
+		if (parse_dirty_rate(arg, sysconf(_SC_PAGESIZE), &o->dirty_rate))
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--dirty-rate: '%s' is not a rate such as 2000 (pages a second), 8MiB/s or 8MB/s, from 1 to %llu pages",
+				     arg, KVM_THROTTLE_DIRTY_RATE_MAX);
+		return 0;
 	case OPTION_PERIOD:
 		if (parse_duration(arg, KVM_THROTTLE_PERIOD_MIN_NS,
 				   KVM_THROTTLE_PERIOD_MAX_NS, &o->period_ns))
@@ -158,15 +171,19 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 				     "one percentage is enough: '%s'", arg);
 		if (parse_percent(arg, &o->percent_x100))
 			fail_percent(state, arg);
+		o->percent = true;
 		return 0;
 	case ARGP_KEY_END:
 		if (state->argc == 1)
 			argp_state_help(state, stderr, ARGP_HELP_SHORT_USAGE |
 					ARGP_HELP_LONG | ARGP_HELP_DOC |
 					ARGP_HELP_EXIT_ERR);
-		if (!state->arg_num)
+		if (!o->percent && !o->dirty_rate)
 			argp_failure(state, EXIT_USAGE, 0,
-				     "by how much? Give a percentage from 0 to 99.99");
+				     "by how much? Give a percentage from 0 to 99.99, or --dirty-rate");
+		if (!o->percent && o->period_ns)
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--period is for a percentage, and there is none");
 		if (!o->pid)
 			fail_which_vm(state);
 		return 0;
@@ -180,8 +197,9 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.args_doc = "--vm=NAME PERCENT\n"
 		    "--pid=PID PERCENT\n"
+		    "--vm=NAME --dirty-rate=RATE [PERCENT]\n"
 		    "SUBCOMMAND [OPTION...]",
-	.doc = "Throttle a running KVM virtual machine by PERCENT of the time, until Ctrl-C.",
+	.doc = "Throttle a running KVM virtual machine by PERCENT of the time, or in what it dirties, until Ctrl-C.",
 };
 
 /* The VM has no vCPU @id: say which it has. */
@@ -212,7 +230,10 @@ static _Noreturn void fail_vcpu(int fd, uint32_t id)
 	errx(EXIT_FAILURE, "the VM has no vCPU %u; it has: %s", id, list);
 }
 
-/* Put the wanted percentage in force.  Returns 0, or the number of an error. */
+/* The interface's version that brought the rate. */
+#define DIRTY_RATE_VERSION	3
+
+/* Put the wanted percentage and rate in force.  Returns 0, or the number of an error. */
 static int try_set(int fd, const struct options *o, uint32_t *vcpu_id)
 {
 	unsigned int i = 0;
@@ -221,6 +242,7 @@ static int try_set(int fd, const struct options *o, uint32_t *vcpu_id)
 		struct kvm_throttle set = {
 			.percent_x100 = o->percent_x100,
 			.period_ns = o->period_ns,
+			.dirty_rate = o->dirty_rate,
 		};
 
 		if (o->nr_vcpus) {
@@ -234,13 +256,32 @@ static int try_set(int fd, const struct options *o, uint32_t *vcpu_id)
 	return 0;
 }
 
+/* A module that is older takes a rate for a field that has to be 0. */
+static void check_version(const struct options *o)
+{
+	int version = throttle_module_version();
+
+	if (o->dirty_rate && version < DIRTY_RATE_VERSION)
+		errx(EXIT_FAILURE,
+		     "--dirty-rate: the module that is loaded has version %d of the interface, a rate takes %d: load one of this command's version",
+		     version, DIRTY_RATE_VERSION);
+}
+
 static void set(int fd, const struct options *o)
 {
 	uint32_t vcpu_id;
-	int error = try_set(fd, o, &vcpu_id);
+	int error;
 
+	check_version(o);
+	error = try_set(fd, o, &vcpu_id);
 	if (!error)
 		return;
+	if (o->dirty_rate && error == EOPNOTSUPP)
+		errx(EXIT_FAILURE,
+		     "--dirty-rate: this kernel has no ftrace with arguments, or no kprobes; throttle by a percentage");
+	if (o->dirty_rate && error == EBUSY)
+		errx(EXIT_FAILURE,
+		     "--dirty-rate: ftrace is turned off: sysctl kernel.ftrace_enabled=1");
 	if (error == ENOENT)
 		fail_vcpu(fd, vcpu_id);
 	if (error == ESRCH)
@@ -321,7 +362,7 @@ static bool read_again(struct hold *h)
 static void show_start(const struct hold *h)
 {
 	const struct options *o = h->o;
-	char who[64] = "";
+	char limits[VIEW_LIMITS_SIZE], who[64] = "";
 
 	if (o->quiet || o->json)
 		return;
@@ -329,10 +370,12 @@ static void show_start(const struct hold *h)
 		snprintf(who, sizeof(who), "vCPU %u of ", o->vcpus[0]);
 	else if (o->nr_vcpus)
 		snprintf(who, sizeof(who), "%u vCPUs of ", o->nr_vcpus);
-	printf("Throttling %s%s (process %d) by %u.%02u %%; %s\n", who,
-	       h->now.vm.name, h->now.vm.pid, o->percent_x100 / 100,
-	       o->percent_x100 % 100,
+	view_limits(limits, sizeof(limits), o->percent_x100, o->dirty_rate);
+	printf("Throttling %s%s (process %d) %s; %s\n", who, h->now.vm.name,
+	       h->now.vm.pid, limits,
 	       o->for_ns ? "Ctrl-C ends it early." : "Ctrl-C ends it.");
+	if (o->dirty_rate && !h->now.logged_pages)
+		warnx("KVM doesn't log what the VM dirties, so the rate limits nothing yet: it will while a migration runs");
 	if (!h->screen)
 		view_log_head();
 	fflush(stdout);

@@ -117,3 +117,37 @@ int parse_duration(const char *text, uint64_t min_ns, uint64_t max_ns,
 	}
 	return -EINVAL;
 }
+
+/**
+ * parse_dirty_rate() - read a rate of dirtied memory that the module accepts
+ * @text: pages a second, or a number, with decimals if need be, and its unit: MiB/s or
+ *	MB/s
+ * @page_size: size of a page in bytes
+ * @rate: result, in whole pages a second
+ *
+ * Return: 0, or -EINVAL.
+ */
+int parse_dirty_rate(const char *text, uint64_t page_size, uint64_t *rate)
+{
+	static const struct {
+		const char *name;
+		uint64_t bytes;
+	} units[] = {
+		{ "MiB/s", 1 << 20 },
+		{ "MB/s", 1000000 },
+	};
+	uint64_t millionths, bytes;
+	const char *unit = scan_decimal(text, 6, &millionths);
+
+	if (!parse_number(text, KVM_THROTTLE_DIRTY_RATE_MAX, rate))
+		return *rate ? 0 : -EINVAL;
+	for (size_t i = 0; unit && i < sizeof(units) / sizeof(*units); i++) {
+		if (strcmp(unit, units[i].name))
+			continue;
+		if (__builtin_mul_overflow(millionths, units[i].bytes, &bytes))
+			break;
+		*rate = bytes / 1000000 / page_size;
+		return *rate && *rate <= KVM_THROTTLE_DIRTY_RATE_MAX ? 0 : -EINVAL;
+	}
+	return -EINVAL;
+}

@@ -15,5 +15,6 @@ int parse_number(const char *text, uint64_t max, uint64_t *value);
 int parse_percent(const char *text, uint32_t *percent_x100);
 int parse_duration(const char *text, uint64_t min_ns, uint64_t max_ns,
 		   uint64_t *ns);
+int parse_dirty_rate(const char *text, uint64_t page_size, uint64_t *rate);
 
 #endif /* PARSE_H */

@@ -74,6 +74,26 @@ static double stall_max(const struct kvm_throttle_vcpu_state *vcpu)
 	return vcpu->stall_max_ns / 1e9;
 }
 
+static double dirty_rate(const struct kvm_throttle_vcpu_state *vcpu)
+{
+	return vcpu->dirty_rate;
+}
+
+static double dirtied(const struct kvm_throttle_vcpu_state *vcpu)
+{
+	return vcpu->dirtied;
+}
+
+static double dirty_held(const struct kvm_throttle_vcpu_state *vcpu)
+{
+	return vcpu->dirty_held_ns / 1e9;
+}
+
+static double dirty_sleeps(const struct kvm_throttle_vcpu_state *vcpu)
+{
+	return vcpu->dirty_sleeps;
+}
+
 static const struct metric metrics[] = {
 	{ "target_ratio", "gauge",
 	  "Share of the time that the vCPU is to be kept out of guest mode.",
@@ -98,6 +118,16 @@ static const struct metric metrics[] = {
 	{ "stall_max_seconds", "gauge",
 	  "Longest that the throttle kept the vCPU out of guest mode at a time.",
 	  stall_max },
+	{ "dirty_rate", "gauge",
+	  "Pages a second that the vCPU may dirty, by itself or shared; 0 without a limit.",
+	  dirty_rate },
+	{ "dirtied_pages_total", "counter",
+	  "Pages that the vCPU has dirtied, as far as KVM logs it.", dirtied },
+	{ "dirty_held_seconds_total", "counter",
+	  "Time that the vCPU was kept out of guest mode for what it had dirtied.",
+	  dirty_held },
+	{ "dirty_sleeps_total", "counter",
+	  "Sleeps of the vCPU for what it had dirtied.", dirty_sleeps },
 };
 
 /**

@@ -140,16 +140,36 @@ static void show_none(const struct options *o, const struct process *process,
 	     ". The module is not loaded: `modprobe kvm_throttle` does that.");
 }
 
+/* What was dirtied, by all vCPUs, and what the rate does about it. */
+static void show_dirtied(const struct throttle *now)
+{
+	uint64_t dirtied = 0, held_ns = 0;
+
+	for (uint32_t i = 0; i < now->nr_vcpus; i++) {
+		dirtied += now->vcpus[i].dirtied;
+		held_ns += now->vcpus[i].dirty_held_ns;
+	}
+	if (!now->dirty_rate && !dirtied)
+		return;
+	printf("%llu pages dirtied; vCPUs slept %.3f s for that%s\n",
+	       (unsigned long long)dirtied, held_ns / 1e9,
+	       now->logged_pages ? "" :
+	       "; KVM doesn't log what is dirtied, so nothing is limited now");
+}
+
 static void show(const struct throttle *now, const struct throttle *before)
 {
+	char limits[VIEW_LIMITS_SIZE];
+
+	view_limits(limits, sizeof(limits), now->percent_x100, now->dirty_rate);
 	if (now->vm.pid)
 		printf("%s (process %d%s%s)", now->vm.name, now->vm.pid,
 		       *now->vm.guest ? ", VM " : "", now->vm.guest);
 	else
 		printf("A VM that has not run yet");
-	printf(": throttled by %u.%02u %%, by %s (process %d)\n",
-	       now->percent_x100 / 100, now->percent_x100 % 100,
-	       now->holder.name, now->holder.pid);
+	printf(": throttled %s, by %s (process %d)\n", limits, now->holder.name,
+	       now->holder.pid);
+	show_dirtied(now);
 	view_table(now, before);
 }
 

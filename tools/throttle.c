@@ -83,6 +83,8 @@ int throttle_read(int fd, struct throttle *t)
 
 	free(t->vcpus);
 	t->percent_x100 = state.percent_x100;
+	t->dirty_rate = state.dirty_rate;
+	t->logged_pages = state.logged_pages;
 	t->nr_vcpus = state.nr_vcpus;
 	t->vcpus = vcpus;
 	return 0;

@@ -21,7 +21,9 @@
  * @vm: the VM's process; its id is 0 if none of the vCPUs has run yet
  * @holder: the process that has the throttle fd
  * @fd: the throttle fd's number there
- * @percent_x100: see struct kvm_throttle_state
+ * @percent_x100: see struct kvm_throttle_state, as for the next two
+ * @dirty_rate: 0 also from a module before version 3
+ * @logged_pages: the same
  * @nr_vcpus: number of elements of @vcpus
  * @vcpus: the VM's vCPUs in the order of their creation
  */
@@ -30,6 +32,8 @@ struct throttle {
 	struct process holder;
 	int fd;
 	uint32_t percent_x100;
+	uint64_t dirty_rate;
+	uint64_t logged_pages;
 	uint32_t nr_vcpus;
 	struct kvm_throttle_vcpu_state *vcpus;
 };

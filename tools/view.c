@@ -91,6 +91,25 @@ struct vcpu_view view_vcpu(const struct throttle *now,
 }
 
 /**
+ * view_limits() - how a VM is throttled, in words
+ * @text: result
+ * @size: VIEW_LIMITS_SIZE
+ * @percent_x100: by how much, in hundredths of a percent
+ * @dirty_rate: to how many dirtied pages a second, 0 if to none
+ */
+void view_limits(char *text, size_t size, uint32_t percent_x100, uint64_t dirty_rate)
+{
+	int len = 0;
+
+	if (percent_x100 || !dirty_rate)
+		len = snprintf(text, size, "by %u.%02u %%%s", percent_x100 / 100,
+			       percent_x100 % 100, dirty_rate ? " and " : "");
+	if (dirty_rate)
+		snprintf(text + len, size - len, "to %llu dirtied pages/s",
+			 (unsigned long long)dirty_rate);
+}
+
+/**
  * view_average() - the shares of all vCPUs, summed up
  * @now: the VM
  * @before: an earlier reading, or NULL
@@ -377,6 +396,10 @@ static struct json_object *json_vcpu(const struct throttle *now,
 		{ "retries", vcpu->retries },
 		{ "late_max_ns", vcpu->late_max_ns },
 		{ "stall_max_ns", vcpu->stall_max_ns },
+		{ "dirty_rate", vcpu->dirty_rate },
+		{ "dirtied", vcpu->dirtied },
+		{ "dirty_held_ns", vcpu->dirty_held_ns },
+		{ "dirty_sleeps", vcpu->dirty_sleeps },
 	};
 	struct json_object *json = json_object_new_object();
 	struct delta last = delta_of(now, before, i);
@@ -431,6 +454,9 @@ struct json_object *view_json(const struct throttle *now,
 			       view_json_percent(now->percent_x100 / 100.0));
 	json_object_object_add(json, "average_percent",
 			       view_json_percent(view_average(now, NULL).mean));
+	json_object_object_add(json, "dirty_rate", json_object_new_uint64(now->dirty_rate));
+	json_object_object_add(json, "logged_pages",
+			       json_object_new_uint64(now->logged_pages));
 	json_object_object_add(json, "vcpus", vcpus);
 	return json;
 }

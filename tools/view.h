@@ -45,6 +45,10 @@ struct vcpu_view {
 /* Further off its target than this in the last interval, a vCPU stands out. */
 #define OFF_TARGET_PERCENT	1.0
 
+/* Room for what view_limits() says. */
+#define VIEW_LIMITS_SIZE	64
+
+void view_limits(char *text, size_t size, uint32_t percent_x100, uint64_t dirty_rate);
 struct average view_average(const struct throttle *now,
 			    const struct throttle *before);
 struct vcpu_view view_vcpu(const struct throttle *now,

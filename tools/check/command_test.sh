@@ -45,6 +45,13 @@ expect 2 "'-1' is not a file descriptor" --pid $$ --fd -1 80
 expect 2 "'4294967296' is not a vCPU" --pid $$ --vcpu 4294967296 80
 expect 2 "'0.9ms' is not a time from 1ms to 1s" --pid $$ --period 0.9ms 80
 expect 2 "'1.1s' is not a time from 1ms to 1s" --pid $$ --period 1.1s 80
+expect 2 'or --dirty-rate' --pid $$
+expect 2 "'0' is not a rate such as 2000" --pid $$ --dirty-rate 0
+expect 2 "'10000001' is not a rate" --pid $$ --dirty-rate 10000001
+expect 2 "'8M' is not a rate" --pid $$ --dirty-rate 8M
+expect 2 "'8MiB' is not a rate" --pid $$ --dirty-rate 8MiB 50
+expect 2 "'0.003MiB/s' is not a rate" --pid $$ --dirty-rate 0.003MiB/s
+expect 2 '--period is for a percentage' --pid $$ --dirty-rate 8MiB/s --period 5ms
 expect 2 'from 100ms to 1h' --pid $$ --interval 99ms 80
 expect 2 'such as 500ms' --pid $$ --for 0 80
 expect 2 'such as 500ms' --pid $$ --for 10days 80

@@ -115,10 +115,36 @@ static const struct expectation numbers[] = {
 	{ "", REFUSED },
 };
 
+/* With pages of 4096 bytes. */
+static const struct expectation rates[] = {
+	{ "1", 1 },
+	{ "2000", 2000 },
+	{ "10000000", 10000000 },
+	{ "10000001", REFUSED },
+	{ "0", REFUSED },
+	{ "-1", REFUSED },
+	{ "1.5", REFUSED },
+	{ "8MiB/s", 2048 },
+	{ "8MB/s", 1953 },
+	{ "0.5MiB/s", 128 },
+	{ "0.004096MB/s", 1 },
+	{ "0.004095MB/s", REFUSED },
+	{ "39062.5MiB/s", 10000000 },
+	{ "39063MiB/s", REFUSED },
+	{ "99999999999999MiB/s", REFUSED },
+	{ "18446744073709551616MiB/s", REFUSED },
+	{ "MiB/s", REFUSED },
+	{ "8MiB", REFUSED },
+	{ "8 MiB/s", REFUSED },
+	{ "8mib/s", REFUSED },
+	{ "8MiB/s ", REFUSED },
+	{ "", REFUSED },
+};
+
 int main(void)
 {
 	printf("TAP version 13\n1..%zu\n", ARRAY_SIZE(percents) +
-	       ARRAY_SIZE(durations) + ARRAY_SIZE(numbers));
+	       ARRAY_SIZE(durations) + ARRAY_SIZE(numbers) + ARRAY_SIZE(rates));
 
 	for (size_t i = 0; i < ARRAY_SIZE(percents); i++) {
 		uint32_t percent_x100 = 0;
@@ -138,6 +164,12 @@ int main(void)
 		int error = parse_number(numbers[i].text, UINT32_MAX, &value);
 
 		expect("number", &numbers[i], error, value);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
+		uint64_t rate = 0;
+		int error = parse_dirty_rate(rates[i].text, 4096, &rate);
+
+		expect("rate", &rates[i], error, rate);
 	}
 	return nr_failed != 0;
 }

@@ -94,6 +94,35 @@ as=
 end_holder KILL
 expect 0 'is not throttled' stat --pid "$vm"
 
+# A rate, alone and with a percentage.  Nothing logs what this VM dirties.
+limited()
+{
+	"$command" stat | grep -q 'dirtied pages/s'
+}
+hold --dirty-rate 8MiB/s
+wait_for limited
+run stat
+[ $status -eq 0 ] && grep -q "^spin_vm (process $vm): throttled to 2048 dirtied pages/s, by $name (process $holder)$" "$dir/out" &&
+	grep -q "^0 pages dirtied; .*; KVM doesn't log what is dirtied, so nothing is limited now$" "$dir/out"
+result 'a rate, in the status'
+run stat --json
+[ $status -eq 0 ] && json "
+v['percent'] == 0 and v['dirty_rate'] == 2048 and v['logged_pages'] == 0 and
+[c['dirty_rate'] for c in v['vcpus']] == [2048] * 3 and
+[c['dirty_sleeps'] for c in v['vcpus']] == [0] * 3"
+result 'and in JSON'
+end_holder INT
+hold --dirty-rate 3000 50
+wait_for limited
+run stat
+[ $status -eq 0 ] && grep -q ": throttled by 50.00 % and to 3000 dirtied pages/s, by " "$dir/out"
+result 'with a percentage'
+end_holder INT
+run --pid "$vm" --for 500ms --vcpu 2 --dirty-rate 2000
+[ $status -eq 0 ] && grep -q "^Throttling vCPU 2 of .* to 2000 dirtied pages/s; Ctrl-C ends it early\.$" "$dir/out" &&
+	grep -q "KVM doesn't log what the VM dirties" "$dir/out"
+result 'of one vCPU, and that it limits nothing yet'
+
 # By name: one, one of two, none of that name, two of the same name.
 "$spin_vm" 1 0i -name guest=web,debug-threads=on >"$dir/fds2" &
 named=$!
