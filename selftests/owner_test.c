@@ -373,7 +373,7 @@ static long charged(void)
 	return bytes;
 }
 
-#define CHARGED_VMS	8
+#define CHARGED_VMS	4
 #define CHARGED_VCPUS	64
 
 /* What attaching to a VM is charged for, in bytes, on average. */
