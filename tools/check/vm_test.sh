@@ -95,6 +95,7 @@ end_holder KILL
 expect 0 'is not throttled' stat --pid "$vm"
 
 # A rate, alone and with a percentage.  Nothing logs what this VM dirties.
+# shellcheck disable=SC2317 # wait_for() calls it
 limited()
 {
 	"$command" stat | grep -q 'dirtied pages/s'
