@@ -362,10 +362,13 @@ static void write_text(const char *path, const char *text)
 /* Kernel memory that is charged to the cgroup; -1 where that isn't told. */
 static long charged(void)
 {
-	FILE *file = fopen(CGROUP "/memory.stat", "r");
+	FILE *file;
 	char line[200];
 	long bytes = -1;
 
+	/* What CPUs have counted by themselves is put together every two seconds. */
+	sleep_ns(3000 * MS);
+	file = fopen(CGROUP "/memory.stat", "r");
 	while (file && fgets(line, sizeof(line), file))
 		sscanf(line, "kernel %ld", &bytes);
 	if (file)
