@@ -82,13 +82,14 @@ void kvt_dirty_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 
 void kvt_dirty_apply_vm(struct kvt_vm *vm)
 {
-	u64 due = atomic64_read(&vm->dirty.due);
+	s64 old = atomic64_read(&vm->dirty.due);
+	u64 now = kvt_bucket_time(kvt_now(vm));
 
 	lockdep_assert_held(&vm->lock);
 
-	/* A page that is dirtied meanwhile may be lost. */
-	atomic64_set(&vm->dirty.due,
-		     kvt_bucket_renew(due, kvt_bucket_time(kvt_now(vm))));
+	while (!atomic64_try_cmpxchg_relaxed(&vm->dirty.due, &old,
+					     kvt_bucket_renew(old, now)))
+		;
 }
 
 u64 kvt_dirty_logged(struct kvm *kvm)
@@ -273,23 +274,7 @@ static void kvt_hook_remove(void)
 
 #endif /* !KVT_FTRACE_ARGS_NONE */
 
-static struct kvt_probe kvt_dirty_probe = {
-	.add = kvt_hook_add,
-	.remove = kvt_hook_remove,
-	.lock = __MUTEX_INITIALIZER(kvt_dirty_probe.lock),
-	.late = __DELAYED_WORK_INITIALIZER(kvt_dirty_probe.late,
-					   kvt_probe_remove_unused, 0),
-};
-
-int kvt_dirty_watch(void)
-{
-	return kvt_probe_get(&kvt_dirty_probe);
-}
-
-void kvt_dirty_unwatch(void)
-{
-	kvt_probe_put(&kvt_dirty_probe);
-}
+KVT_DEFINE_PROBE(kvt_dirty_probe, kvt_hook_add, kvt_hook_remove);
 
 void kvt_dirty_add(struct kvt_vm *vm, bool add)
 {
@@ -301,10 +286,5 @@ void kvt_dirty_add(struct kvt_vm *vm, bool add)
 	if (add)
 		kvt_probe_get_again(&kvt_dirty_probe);
 	else
-		kvt_dirty_unwatch();
-}
-
-void kvt_dirty_exit(void)
-{
-	kvt_probe_exit(&kvt_dirty_probe);
+		kvt_probe_put(&kvt_dirty_probe);
 }

@@ -107,23 +107,7 @@ static void kvt_entry_unregister(void)
 	tracepoint_probe_unregister(kvt_tracepoint, kvt_entry, NULL);
 }
 
-static struct kvt_probe kvt_entry_probe = {
-	.add = kvt_entry_register,
-	.remove = kvt_entry_unregister,
-	.lock = __MUTEX_INITIALIZER(kvt_entry_probe.lock),
-	.late = __DELAYED_WORK_INITIALIZER(kvt_entry_probe.late,
-					   kvt_probe_remove_unused, 0),
-};
-
-int kvt_entry_watch(void)
-{
-	return kvt_probe_get(&kvt_entry_probe);
-}
-
-void kvt_entry_unwatch(void)
-{
-	kvt_probe_put(&kvt_entry_probe);
-}
+KVT_DEFINE_PROBE(kvt_entry_probe, kvt_entry_register, kvt_entry_unregister);
 
 void kvt_entry_add(struct kvt_vm *vm, bool add)
 {
@@ -141,7 +125,7 @@ void kvt_entry_add(struct kvt_vm *vm, bool add)
 		hash_del_rcu(&vm->node);
 	spin_unlock(&kvt_watched_lock);
 	if (!add)
-		kvt_entry_unwatch();
+		kvt_probe_put(&kvt_entry_probe);
 }
 
 int __init kvt_entry_init(void)

@@ -451,8 +451,8 @@ static void kvt_remove(struct work_struct *work)
 }
 
 /*
- * Put @setting in force, after kvt_entry_watch() if it limits anything, and
- * kvt_dirty_watch() if that is a rate.
+ * Put @setting in force.  The caller needs kvt_entry_probe if it limits anything, and
+ * kvt_dirty_probe if that is a rate.
  */
 static int kvt_set(struct kvt_vm *vm, u32 vcpu_id, struct kvt_setting *setting)
 {
@@ -483,25 +483,25 @@ static int kvt_set(struct kvt_vm *vm, u32 vcpu_id, struct kvt_setting *setting)
 	return r;
 }
 
-/* The same, with what it takes. */
+/* The same, with the probes. */
 static int kvt_watch_and_set(struct kvt_vm *vm, u32 vcpu_id,
 			     struct kvt_setting *setting)
 {
 	int r;
 
-	r = kvt_entry_watch();
+	r = kvt_probe_get(&kvt_entry_probe);
 	if (r)
 		return r;
 	if (setting->dirty_rate) {
-		r = kvt_dirty_watch();
+		r = kvt_probe_get(&kvt_dirty_probe);
 		if (r)
 			goto out;
 	}
 	r = kvt_set(vm, vcpu_id, setting);
 	if (setting->dirty_rate)
-		kvt_dirty_unwatch();
+		kvt_probe_put(&kvt_dirty_probe);
 out:
-	kvt_entry_unwatch();
+	kvt_probe_put(&kvt_entry_probe);
 	return r;
 }
 
@@ -953,7 +953,7 @@ static void __exit kvm_throttle_exit(void)
 	debugfs_remove(kvt_debugfs);
 	destroy_workqueue(kvt_put_wq);
 	destroy_workqueue(kvt_wq);
-	kvt_dirty_exit();
+	kvt_probe_exit(&kvt_dirty_probe);
 	kvt_entry_exit();
 	/*
 	 * Every thread has left kvt_put()'s module_put() behind, but not yet the

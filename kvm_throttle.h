@@ -396,6 +396,16 @@ struct kvt_probe {
 	struct delayed_work late;
 };
 
+/* Define a probe, with what adds and removes it. */
+#define KVT_DEFINE_PROBE(name, add_fn, remove_fn)			\
+	struct kvt_probe name = {					\
+		.add = add_fn,						\
+		.remove = remove_fn,					\
+		.lock = __MUTEX_INITIALIZER((name).lock),		\
+		.late = __DELAYED_WORK_INITIALIZER((name).late,		\
+						   kvt_probe_remove_unused, 0), \
+	}
+
 /**
  * kvt_probe_remove_unused() - take a probe away if nobody needs it
  * @work: its @late
@@ -450,28 +460,18 @@ extern struct tracepoint __tracepoint_kvm_entry;
  */
 int kvt_entry_init(void);
 
+/*
+ * Sees entries into the guest: needed before a throttle is in force.  Adding it takes
+ * some milliseconds, or fails with -ENOMEM.
+ */
+extern struct kvt_probe kvt_entry_probe;
+
 /**
- * kvt_entry_exit() - after the last kvt_entry_unwatch(): see them no more
+ * kvt_entry_exit() - when nobody needs kvt_entry_probe any more: see them no more
  *
  * Waits for those who see one now.
  */
 void kvt_entry_exit(void);
-
-/**
- * kvt_entry_watch() - see entries into the guest, before a throttle is in force
- *
- * May sleep for some milliseconds: under no lock that a VM's threads wait for.
- *
- * Return: 0, to be followed by kvt_entry_unwatch(), or -ENOMEM.
- */
-int kvt_entry_watch(void);
-
-/**
- * kvt_entry_unwatch() - the opposite of kvt_entry_watch()
- *
- * Doesn't wait: entries are seen for about a second more.
- */
-void kvt_entry_unwatch(void);
 
 /**
  * kvt_entry_add() - look at the entries of a VM's vCPUs, or no longer
@@ -521,37 +521,19 @@ void kvt_entry_refuse(void);
 
 /* --- dirty.c --- */
 
-/**
- * kvt_dirty_watch() - see pages being dirtied, before a limit is in force
- *
- * May sleep for a tenth of a second: under no lock that a VM's threads wait for.
- *
- * Return: 0, to be followed by kvt_dirty_unwatch(); -ENOMEM; -EBUSY if the
- * administrator has turned ftrace off; -EOPNOTSUPP if this kernel hasn't what it takes.
+/*
+ * Sees pages being dirtied: needed before a limit is in force.  Adding it takes up to a
+ * tenth of a second, or fails with -ENOMEM, with -EBUSY if the administrator has turned
+ * ftrace off, or with -EOPNOTSUPP if this kernel hasn't what it takes.
  */
-int kvt_dirty_watch(void);
+extern struct kvt_probe kvt_dirty_probe;
 
 /**
- * kvt_dirty_unwatch() - the opposite of kvt_dirty_watch()
- *
- * Doesn't wait: pages are seen for about a second more.
- */
-void kvt_dirty_unwatch(void);
-
-/**
- * kvt_dirty_add() - keep the hook for a VM, or no longer
- * @vm: the VM's throttle; its lock is held.  To add it, kvt_dirty_watch() has
- *	succeeded
+ * kvt_dirty_add() - need kvt_dirty_probe for a VM, or no longer
+ * @vm: the VM's throttle; its lock is held.  To add it, the caller needs the probe
  * @add: whether to
  */
 void kvt_dirty_add(struct kvt_vm *vm, bool add);
-
-/**
- * kvt_dirty_exit() - after the last kvt_dirty_unwatch(): see no pages any more
- *
- * Waits for those who see one now.
- */
-void kvt_dirty_exit(void);
 
 /**
  * kvt_dirty_apply() - put a setting's limit in force for a vCPU

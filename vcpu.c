@@ -894,11 +894,13 @@ struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 		return ERR_PTR(-ENOMEM);
 	/* Before anybody sees it, and again after: the setting may have changed. */
 	kvt_apply_vms(new, vm);
+	/* Who finds it may take it away from those who share. */
+	atomic_inc(&vm->dirty.sharers);
 	v = kvt_publish(vm, vcpu->vcpu_idx, new);
 	if (v == new) {
-		atomic_inc(&vm->dirty.sharers);
 		kvt_apply_vms(v, vm);
 	} else {
+		atomic_dec(&vm->dirty.sharers);
 		kvt_put(new);
 	}
 	return v;
