@@ -51,6 +51,7 @@ enum kind {
 	WRITER,			/* writes */
 	LIGHT,			/* reads most of them */
 	READER,			/* reads */
+	EMULATED,		/* has KVM write, twice to each page */
 };
 
 /* A LIGHT one writes to one page in so many. */
@@ -72,6 +73,14 @@ FIXTURE(dirty) {
 	volatile u64 *limit;
 };
 
+/* KVM's emulator writes what it has read from a device in the kernel. */
+static void write_emulated(volatile u64 *page)
+{
+#ifdef __x86_64__
+	asm volatile("insb" : "+D"(page) : "d"(GUEST_KERNEL_PORT) : "memory");
+#endif
+}
+
 static void guest_code(u64 i, u64 kind)
 {
 	volatile u64 *page, *pages = (void *)(uintptr_t)(GUEST_ADDRESS + i * PAGES * PAGE_BYTES);
@@ -86,6 +95,9 @@ static void guest_code(u64 i, u64 kind)
 			page = &pages[n % PAGES * (PAGE_BYTES / sizeof(*pages))];
 			if (kind == WRITER || (kind == LIGHT && !(n % LIGHT_PAGES)))
 				*page = n;
+			else if (kind == EMULATED)
+				write_emulated(&pages[n / 2 % PAGES *
+						      (PAGE_BYTES / sizeof(*pages))]);
 			else
 				(void)*page;
 			last = guest_unit(i, last);
@@ -388,6 +400,15 @@ TEST_F(dirty, count_initially_set_2)
 	START(BITMAP_INITIALLY_SET, WRITER, WRITER);
 	check_count(_metadata, self);
 }
+
+#ifdef __x86_64__
+/* It writes to pages without a fault that are in the log already. */
+TEST_F(dirty, count_emulated)
+{
+	START(BITMAP, EMULATED);
+	check_count(_metadata, self);
+}
+#endif
 
 TEST_F(dirty, count_ring)
 {

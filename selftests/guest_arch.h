@@ -17,6 +17,9 @@
 #define GUEST_PORT		0x510
 #define GUEST_EXIT_REASON	KVM_EXIT_IO
 
+/* A register of the interrupt controller, which is in the kernel. */
+#define GUEST_KERNEL_PORT	0x21
+
 static inline void guest_exit(void)
 {
 	asm volatile("outb %%al, %w0" :: "d"(GUEST_PORT), "a"(0));

@@ -168,8 +168,6 @@ static struct {
 /* --- the guest --------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-/* A register of the interrupt controller, which is in the kernel. */
-#define KERNEL_PORT	0x21
 static const char port_bytes[4096] = { [0 ... 4095] = -1 };
 
 static void arch_init(void)
@@ -205,7 +203,7 @@ static void arch_long_exit(void)
 	const char *from = port_bytes;
 	u64 count = 500;
 
-	asm volatile("rep outsb" : "+S"(from), "+c"(count) : "d"(KERNEL_PORT) : "memory");
+	asm volatile("rep outsb" : "+S"(from), "+c"(count) : "d"(GUEST_KERNEL_PORT) : "memory");
 }
 
 static void arch_ipi(u64 vcpu)
