@@ -129,9 +129,9 @@ static u64 kvt_charge_shared(struct kvt_vm *vm, struct kvt_vcpu *v, u64 now,
 	} while (!atomic64_try_cmpxchg_relaxed(&vm->dirty.due, &old, due));
 	own = kvt_bucket_add(v->dirty.due, now, pages * own, burst);
 	v->dirty.due = kvt_bucket_forget(own, now, due);
-	if (!kvt_bucket_is_over(v->dirty.due, now) || !kvt_bucket_is_over(due, now))
-		return 0;
-	return min(v->dirty.due, due);
+	/* Both have to be over. */
+	due = min(v->dirty.due, due);
+	return kvt_bucket_is_over(due, now) ? due : 0;
 }
 
 /* This thread, which has @v loaded, dirties a page. */

@@ -636,6 +636,21 @@ TEST_F(dirty, change_is_in_force_soon)
 	EXPECT_NEAR(pages_in(self, 100 * MS), 2000, 2);
 }
 
+/* What wasn't used of the old one is no credit at the new one's rate. */
+TEST_F(dirty, new_limit_has_no_credit)
+{
+	START(BITMAP, WRITER);
+	set(self, 0, 2000);
+	go(self, -1);
+	sleep_ns(200 * MS);
+	*self->go = 0;
+	sleep_ns(100 * MS);
+	harvest(self);
+	set(self, 0, 20000);
+	go(self, -1);
+	EXPECT_NEAR(pages_in(self, 10 * MS), 200, 10);
+}
+
 /* It sleeps 20 ms at a time, or has just been allowed a page. */
 #define EXPECT_FULL_SPEED_AT_ONCE() \
 	EXPECT_GT(pages_in(self, throttle_exact() ? 10 * MS : 1000 * MS), \
