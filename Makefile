@@ -81,7 +81,7 @@ clean:				## remove what was made here, but nothing in .cache
 	$(MAKE) -C selftests clean
 	$(MAKE) -C examples clean
 
-##@ Testing; all but `test` make a Debian root and QEMU in .cache once (3 GB, 10 minutes)
+##@ Testing; all but `test` make a Debian root and QEMU in .cache once (3 GB, 10 to 20 minutes)
 
 .PHONY: test
 test:				## what needs no VM: the command, the example (seconds)
@@ -140,7 +140,7 @@ check-packages: vm		## tests of DKMS and of the packages
 ##@ Demonstrations and measurements, in the same machine
 
 .PHONY: demo
-demo: vm			## how exact it is, with a Linux guest (3 minutes; the first time 10)
+demo: vm			## how exact it is, with a Linux guest (3 minutes; the first time 10 to 20)
 	vm/demo
 
 .PHONY: check-migration demo-migration bench-migration
