@@ -336,7 +336,11 @@ static void set_throttle(struct assist *a, uint32_t percent_x100)
 
 /* --- the end -------------------------------------------------------------- */
 
-static void leave_monitor(struct assist *a)
+/**
+ * assist_disconnect() - leave the VM's monitor, if there is one
+ * @a: the VM
+ */
+void assist_disconnect(struct assist *a)
 {
 	if (!a->qmp)
 		return;
@@ -411,7 +415,7 @@ static void was_closed(void *context, const char *why)
 {
 	struct assist *a = context;
 
-	leave_monitor(a);
+	assist_disconnect(a);
 	if (!a->was_ready) {
 		a->owner->refused(a, why);
 		return;
@@ -825,9 +829,10 @@ static void is_ready(void *context)
 	a->closed_ns = 0;
 	a->silent_ns = 0;
 	loop_stop(a->loop, &a->gone_timer);
-	if (!a->was_ready)
+	if (!a->was_ready) {
+		a->was_ready = true;
 		a->owner->ready(a);
-	a->was_ready = true;
+	}
 	look(a);
 }
 
@@ -929,7 +934,7 @@ void assist_end(struct assist *a)
 	close_throttle(a);
 	loop_stop(a->loop, &a->timer);
 	loop_stop(a->loop, &a->gone_timer);
-	leave_monitor(a);
+	assist_disconnect(a);
 	if (a->pidfd.fd >= 0) {
 		loop_remove(a->loop, &a->pidfd);
 		close(a->pidfd.fd);

@@ -22,7 +22,7 @@ struct assist;
  * struct assist_owner - who has VMs helped, and what it is told
  * @say: a sentence about what happens
  * @log: the same for machines; the callee's
- * @ready: its monitor can be asked for the first time
+ * @ready: its monitor can be asked for the first time; assist_disconnect() may be called
  * @refused: its monitor was closed before it could be asked; @why is NULL if by the
  *	other side
  * @began: a migration has begun, or was found
@@ -135,6 +135,7 @@ void assist_init(struct assist *a, struct loop *loop, const struct assist_owner 
 int assist_vm(struct assist *a, const struct process *vm);
 int assist_attach(struct assist *a, char *why, size_t size);
 void assist_connect(struct assist *a, int fd);
+void assist_disconnect(struct assist *a);
 void assist_next(struct assist *a);
 void assist_end(struct assist *a);
 

@@ -397,12 +397,33 @@ static void looked(struct assist *a)
 
 /* --- the beginning -------------------------------------------------------- */
 
-/* The first time that it can be asked something. */
+static void take_process(struct converge *c, pid_t pid)
+{
+	struct process vm = find_process(pid);
+
+	if (assist_vm(&c->a, &vm))
+		errx(EXIT_VM_ENDED, "process %d (%s) has ended", vm.pid, vm.name);
+}
+
+/*
+ * The first time that it can be asked something.  By now QEMU has made its VM: before
+ * that, whoever made its monitor's socket may be taken for it.
+ */
 static void ready(struct assist *a)
 {
+	struct converge *c = a->context;
 	char why[WHY_LEN];
-	int status = assist_attach(a, why, sizeof(why));
+	int status;
 
+	if (a->pidfd.fd < 0) {
+		pid_t pid = proc_of_monitor(qmp_fd(a->qmp), c->o->qmp);
+
+		if (!pid)
+			errx(EXIT_FAILURE, "which process is the QEMU of %s? Give it with --pid",
+			     c->o->qmp);
+		take_process(c, pid);
+	}
+	status = assist_attach(a, why, sizeof(why));
 	if (status)
 		errx(status, "%s", why);
 }
@@ -414,7 +435,7 @@ static void refused(struct assist *a, const char *why)
 
 	if (why)
 		errx(EXIT_FAILURE, "%s: %s", name, why);
-	if (!proc_of_thread(a->vm.pid).pid)
+	if (a->vm.pid && !proc_of_thread(a->vm.pid).pid)
 		errx(EXIT_VM_ENDED, "%s: QEMU has ended", name);
 	errx(EXIT_MONITOR, "%s: the monitor has been closed", name);
 }
@@ -433,7 +454,6 @@ static int reconnect(struct assist *a)
 static void domain_found(void *context, const struct libvirt_domain *domain)
 {
 	struct converge *c = context;
-	struct process vm;
 	pid_t pid = c->o->pid ?: domain->pid;
 
 	loop_stop(&c->loop, &c->libvirt_timer);
@@ -446,9 +466,8 @@ static void domain_found(void *context, const struct libvirt_domain *domain)
 		errx(EXIT_FAILURE,
 		     "which process is the QEMU of %s? There is none on this host; or give it with --pid",
 		     domain->name);
-	vm = find_process(pid);
-	if (c->a.pidfd.fd < 0 && assist_vm(&c->a, &vm))
-		errx(EXIT_VM_ENDED, "process %d (%s) has ended", vm.pid, vm.name);
+	if (c->a.pidfd.fd < 0)
+		take_process(c, pid);
 	assist_connect(&c->a, domain->fd);
 }
 
@@ -494,19 +513,13 @@ static void open_log(struct converge *c)
 static void open_monitor(struct converge *c)
 {
 	const char *path = c->o->qmp;
-	struct process vm = { 0 };
 	char why[WHY_LEN];
-	int status, fd = qmp_connect(path, true, why, sizeof(why));
+	int fd = qmp_connect(path, true, why, sizeof(why));
 
 	if (fd < 0)
 		errx(EXIT_FAILURE, "%s: %s", path, why);
-	vm.pid = c->o->pid ?: proc_of_monitor(fd, path);
-	if (!vm.pid)
-		errx(EXIT_FAILURE, "which process is the QEMU of %s? Give it with --pid", path);
-	vm = find_process(vm.pid);
-	status = assist_vm(&c->a, &vm);
-	if (status)
-		errx(EXIT_VM_ENDED, "process %d (%s) has ended", vm.pid, vm.name);
+	if (c->o->pid)
+		take_process(c, c->o->pid);
 	assist_connect(&c->a, fd);
 }
 

@@ -50,7 +50,7 @@
  * struct vm - a VM that is watched, or a socket that may become one
  * @s: the service
  * @a: how it is helped
- * @name: what rules and messages call it; NULL while only @path is known
+ * @name: what rules and messages call it; NULL while @known is false
  * @path: its monitor's socket, NULL if that is libvirt's
  * @retry: when to try again to connect
  * @tries: how often that was done
@@ -184,7 +184,7 @@ static void write_metrics(void *context)
 	if (!s->rules.prometheus)
 		return;
 	for (struct vm *vm = s->vms; vm; vm = vm->next) {
-		if (vm->dead || !vm->a.qmp)
+		if (vm->dead || !vm->known || !vm->a.qmp)
 			continue;
 		list = reallocarray(list, nr + 1, sizeof(*list));
 		if (!list)
@@ -257,11 +257,60 @@ static void drop(struct vm *vm)
 	metrics_changed(s);
 }
 
+/* What its command line calls it, or its socket is called. */
+static void name_vm(struct vm *vm)
+{
+	const char *file = strrchr(vm->path, '/') + 1;
+
+	vm->name = strdup(*vm->a.vm.guest ? vm->a.vm.guest : file);
+	if (!vm->name)
+		err(EXIT_FAILURE, "virtual machine");
+}
+
+/*
+ * Do as the rules say about a VM.  The monitor of one that is left alone isn't kept: a
+ * socket serves one client, and nobody would read a domain's.
+ */
+static void follow_rules(struct vm *vm)
+{
+	struct rules_choice choice = rules_for(&vm->s->rules, vm->name);
+
+	vm->a.settings = choice.policy;
+	if (choice.off)
+		assist_disconnect(&vm->a);
+}
+
+/*
+ * Find out whose monitor a socket is.  QEMU has greeted, so it has made its VM: before
+ * that, whoever made the socket may be taken for it.
+ */
+static bool find_vm(struct vm *vm)
+{
+	pid_t pid = proc_of_monitor(qmp_fd(vm->a.qmp), vm->path);
+	struct process process = proc_of_thread(pid);
+
+	if (!process.pid || assist_vm(&vm->a, &process)) {
+		tell(vm->s, JOURNAL_WARNING, vm, NULL,
+		     "which process is its QEMU? That can't be found");
+		return false;
+	}
+	vm->known = true;
+	name_vm(vm);
+	return true;
+}
+
 static void ready(struct assist *a)
 {
 	struct vm *vm = a->context;
 
 	vm->tries = 0;
+	if (!vm->known) {
+		if (!find_vm(vm)) {
+			drop(vm);
+			return;
+		}
+		follow_rules(vm);
+	}
 	metrics_changed(vm->s);
 }
 
@@ -269,7 +318,7 @@ static void refused(struct assist *a, const char *why)
 {
 	struct vm *vm = a->context;
 
-	if (!why || !vm->path || !proc_of_thread(a->vm.pid).pid) {
+	if (!why || !vm->path || (vm->known && !proc_of_thread(a->vm.pid).pid)) {
 		drop(vm);
 		return;
 	}
@@ -385,38 +434,11 @@ static struct vm *new_vm(struct service *s, const char *path)
 	return vm;
 }
 
-/*
- * Do as the rules say about a VM that has the monitor @fd.  That of one that is left
- * alone isn't kept: a socket serves one client, and nobody would read a domain's.
- */
-static void follow_rules(struct vm *vm, int fd)
-{
-	struct rules_choice choice = rules_for(&vm->s->rules, vm->name);
-
-	vm->a.settings = choice.policy;
-	if (choice.off)
-		close(fd);
-	else
-		assist_connect(&vm->a, fd);
-}
-
 /* --- monitors with sockets of their own ----------------------------------- */
-
-/* What its command line calls it, or its socket is called. */
-static void name_vm(struct vm *vm)
-{
-	const char *file = strrchr(vm->path, '/') + 1;
-
-	free(vm->name);
-	vm->name = strdup(*vm->a.vm.guest ? vm->a.vm.guest : file);
-	if (!vm->name)
-		err(EXIT_FAILURE, "virtual machine");
-}
 
 static void try_socket(void *context)
 {
 	struct vm *vm = context;
-	struct process process = { 0 };
 	char why[WHY_LEN];
 	int fd = qmp_connect(vm->path, false, why, sizeof(why));
 
@@ -433,20 +455,9 @@ static void try_socket(void *context)
 			loop_start(&vm->s->loop, &vm->s->folder_timer, now_ns() + RETRY_NS);
 		return;
 	}
-	if (!vm->known) {
-		process = proc_of_thread(proc_of_monitor(fd, vm->path));
-		if (!process.pid || assist_vm(&vm->a, &process)) {
-			tell(vm->s, JOURNAL_WARNING, vm, NULL,
-			     "which process is its QEMU? That can't be found");
-			close(fd);
-			drop(vm);
-			return;
-		}
-		vm->known = true;
-		vm->tries = 0;
-		name_vm(vm);
-	}
-	follow_rules(vm, fd);
+	assist_connect(&vm->a, fd);
+	if (vm->known)
+		follow_rules(vm);
 }
 
 static struct vm *find_socket(struct service *s, const char *path)
@@ -469,7 +480,7 @@ static void add_socket(struct service *s, const char *name)
 		err(EXIT_FAILURE, "socket");
 	vm = find_socket(s, path);
 	/* The QEMU that had it has ended, though nobody has looked yet. */
-	if (vm && vm->known && !proc_of_thread(vm->a.vm.pid).pid) {
+	if (vm && (vm->known ? !proc_of_thread(vm->a.vm.pid).pid : !vm->a.qmp)) {
 		drop(vm);
 		vm = NULL;
 	}
@@ -580,7 +591,8 @@ static void domain_found(void *context, const struct libvirt_domain *domain)
 		}
 		vm->known = true;
 	}
-	follow_rules(vm, domain->fd);
+	assist_connect(&vm->a, domain->fd);
+	follow_rules(vm);
 }
 
 static void libvirt_failed(void *context, const char *why)

@@ -332,12 +332,15 @@ env --default-signal=INT "$command" converge --all --config "$dir/rules" \
 	</dev/null >"$dir/held" 2>&1 &
 holder=$!
 
-# fake_with_vm STATE...: the VM's process was handed its monitor's socket by fake_qmp
+# fake_with_vm SECONDS STATE...: the VM's process was handed its monitor's socket by
+# fake_qmp, so long before it makes the VM
 fake_with_vm()
 {
+	wait="sleep $1"
+	shift
 	rm -f "$dir/vm" "$dir/fds" "$dir/vms/web"
-	"$here/fake_qmp" --after 1 --run "echo \$\$ >$dir/vm; exec $spin_vm 1 0i >$dir/fds" \
-		"$dir/vms/web" "$@" 2>"$dir/fake" &
+	"$here/fake_qmp" --after 1 --run "$wait; echo \$\$ >$dir/vm; exec $spin_vm 1 0i" \
+		"$dir/vms/web" "$@" >"$dir/fds" 2>"$dir/fake" &
 	fake=$!
 	wait_for test -s "$dir/fds"
 	vm=$(cat "$dir/vm")
@@ -348,7 +351,7 @@ said()
 	grep -q -- "$1" "$dir/held"
 }
 
-fake_with_vm none active:50 completed
+fake_with_vm 2 none active:50 completed
 wait_for percent 60.00
 result 'the service throttles, as its rules say'
 wait_for said '^web: The migration has completed .* by up to 60.00 %' && ! throttled
@@ -361,7 +364,7 @@ wait_for grep -qs '^kvm_throttle_converge_helped_total 1' "$dir/vms.prom" &&
 result 'metrics: it has helped one'
 end_fake
 kill -KILL "$vm"
-fake_with_vm none active:1000
+fake_with_vm 0 none active:1000
 wait_for percent 60.00
 result 'the next VM with that socket'
 end_holder TERM
