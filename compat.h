@@ -17,7 +17,6 @@
 #include "compat/ftrace_args.h"
 #include "compat/hrtimer.h"
 #include "compat/memslots.h"
-#include "compat/task_work.h"
 #include "compat/vcpu_pid.h"
 #include "compat/wake_order.h"
 

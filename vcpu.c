@@ -16,6 +16,7 @@
 #include <linux/task_work.h>
 
 #include "compat.h"
+#include "compat/task_work.h"
 #include "kvm_throttle.h"
 #include "trace.h"
 

@@ -8,7 +8,8 @@
  * Missing: task_work_add() with TWA_RESUME
  *
  * Distributions export task_work_add(), upstream and RHEL don't.  Kbuild looks for
- * it in the kernel's Module.symvers, and defines KVT_TASK_WORK_ADD_EXPORTED.
+ * it in the kernel's Module.symvers, and defines KVT_TASK_WORK_ADD_EXPORTED.  Without,
+ * a static call is defined here: so one file includes this, not compat.h.
  */
 #ifndef _KVM_THROTTLE_COMPAT_TASK_WORK_H
 #define _KVM_THROTTLE_COMPAT_TASK_WORK_H
