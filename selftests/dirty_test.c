@@ -286,6 +286,9 @@ static struct kvm_throttle_vcpu_state state_of(struct _test_data_dirty *self, in
  * @work: units of work a second of each vCPU
  * @low: the lowest rate of a step but the first, which has the first burst
  * @high: the highest
+ *
+ * Steps are by the module's counters, as these can be read in an instant: on a CPU of
+ * its own, a writer dirties more while the log is being read.
  */
 struct seen {
 	double rate;
@@ -295,12 +298,25 @@ struct seen {
 	double high;
 };
 
+/* What the module has counted of all vCPUs. */
+static u64 counted(struct _test_data_dirty *self)
+{
+	struct kvm_throttle_vcpu_state states[VCPUS_MAX];
+	int i, nr = throttle_get(self->fd, states, VCPUS_MAX, NULL);
+	u64 pages = 0;
+
+	TEST_ASSERT(nr >= 0, "KVM_GET_THROTTLE: %d", nr);
+	for (i = 0; i < nr; i++)
+		pages += states[i].dirtied;
+	return pages;
+}
+
 /* The guest works for so many steps. */
 static struct seen watch(struct _test_data_dirty *self, int steps)
 {
 	struct guest *g = &self->guest;
 	struct seen seen = { .low = INFINITY };
-	u64 begin, now, before, pages = 0, step;
+	u64 begin, now, before, pages = 0, count = 0, step;
 	int i, k;
 
 	for (i = 0; i < g->nr_vcpus; i++) {
@@ -313,8 +329,11 @@ static struct seen watch(struct _test_data_dirty *self, int steps)
 	for (k = 1; k <= steps; k++) {
 		sleep_until_ns(begin + k * STEP_NS);
 		now = now_ns();
-		step = harvest(self);
-		pages += step;
+		step = counted(self) - count;
+		count += step;
+		if (k == steps)
+			halt(self);
+		pages += harvest(self);
 		if (k > 1) {
 			seen.low = fmin(seen.low, step * 1e9 / (now - before));
 			seen.high = fmax(seen.high, step * 1e9 / (now - before));
@@ -326,7 +345,6 @@ static struct seen watch(struct _test_data_dirty *self, int steps)
 		seen.work[i] = (g->reports[i].work - seen.work[i]) * 1e9 / (before - begin);
 	}
 	seen.rate = pages * 1e9 / (before - begin);
-	halt(self);
 	return seen;
 }
 
@@ -444,7 +462,6 @@ static void check_rate(struct __test_metadata *_metadata, struct _test_data_dirt
 	TH_LOG("%lu/s: %+.3f %%, each 100 ms %+.2f to %+.2f %%, longest stall %.3f ms", rate,
 	       100 * (seen.rate / rate - 1), 100 * (seen.low / rate - 1),
 	       100 * (seen.high / rate - 1), after.stall_max_ns / 1e6);
-	harvest(self);
 }
 
 TEST_F(dirty, rate_is_held)
@@ -507,9 +524,11 @@ TEST_F(dirty, reader_never_sleeps)
 	EXPECT_EQ(reader.dirtied, 0);
 	EXPECT_EQ(reader.dirty_sleeps, 0);
 	EXPECT_EQ(reader.throttled_ns, 0);
-	/* It has the CPU for itself. */
-	if (throttle_exact())
+	/* It has the CPU for itself, or had it before. */
+	if (throttle_exact() && sysconf(_SC_NPROCESSORS_ONLN) == 1)
 		EXPECT_NEAR(seen.work[1] / before.work[1], 2, 5);
+	else if (throttle_exact())
+		EXPECT_GE(seen.work[1] / before.work[1], 0.999);
 }
 
 TEST_F(dirty, vcpu_with_a_limit_of_its_own)
