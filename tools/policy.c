@@ -134,7 +134,7 @@ static double threshold(const struct policy *p)
 /* How W is known for the time just past: what everything is reckoned from. */
 static const struct policy_point *newest(const struct policy *p)
 {
-	return p->probe.used_s && !p->decision.percent_x100 ? &p->probe : &p->points[0];
+	return p->probes.exact.used_s && !p->decision.percent_x100 ? &p->probes.exact : &p->points[0];
 }
 
 static bool differs(const struct policy_point *a, const struct policy_point *b)
@@ -161,8 +161,8 @@ static double exponent(const struct policy *p)
 {
 	const struct policy_point *last = newest(p), *other = other_than(p, last);
 
-	if (!other && p->probe.used_s && differs(&p->probe, last))
-		other = &p->probe;
+	if (!other && p->probes.exact.used_s && differs(&p->probes.exact, last))
+		other = &p->probes.exact;
 	if (!other)
 		return SLOPE;
 	return fmin(fmax(log(last->dirtied / other->dirtied) /
@@ -195,10 +195,10 @@ static double dirtied(const struct policy *p, double slope, double used_s)
 /* How long the migration will take from here if the guest has @share of the time. */
 static double predict(const struct policy *p, double share)
 {
-	double slope, used_s = p->round_used_s, left_s = 0;
+	double slope, used_s = p->round.used_s, left_s = 0;
 	double remaining = p->last.remaining;
 
-	if (!p->nr_points && !p->probe.used_s)
+	if (!p->nr_points && !p->probes.exact.used_s)
 		return NAN;
 	share *= 1 - p->last.other;
 	slope = exponent(p);
@@ -243,8 +243,8 @@ static void add_point(struct policy *p)
 	for (unsigned int i = POLICY_POINTS - 1; i; i--)
 		p->points[i] = p->points[i - 1];
 	p->points[0] = (struct policy_point) {
-		.used_s = p->round_used_s / p->round_syncs,
-		.dirtied = fmax(p->round_dirtied / p->round_syncs, PAGE),
+		.used_s = p->round.used_s / p->round.syncs,
+		.dirtied = fmax(p->round.dirtied / p->round.syncs, PAGE),
 	};
 	if (p->nr_points < POLICY_POINTS)
 		p->nr_points++;
@@ -258,8 +258,8 @@ static void add_point(struct policy *p)
  */
 static void look_ahead(struct policy *p)
 {
-	double ratio = p->round_dirtied / p->round_sent;
-	double length = p->round_sent / p->round_syncs;
+	double ratio = p->round.dirtied / p->round.sent;
+	double length = p->round.sent / p->round.syncs;
 	double slope;
 
 	if (!p->first_length) {
@@ -281,7 +281,7 @@ static void look_ahead(struct policy *p)
  */
 static void look_back(struct policy *p)
 {
-	double rate = p->round_dirtied / p->round_s;
+	double rate = p->round.dirtied / p->round.s;
 
 	if (!p->decision.percent_x100) {
 		p->free_rate = rate;
@@ -302,7 +302,7 @@ static void end_round(struct policy *p)
 
 	if (first)
 		p->pass_s = p->last.time_s;
-	if (p->round_used_s > 0)
+	if (p->round.used_s > 0)
 		add_point(p);
 	if (!first) {
 		look_ahead(p);
@@ -310,25 +310,21 @@ static void end_round(struct policy *p)
 	}
 	/* Zeroes, of which the first iteration has the most, are sent in no time. */
 	if (!first)
-		p->drain = p->round_sent / p->round_s;
-	p->decision.dirty_rate = p->round_dirtied / p->round_s;
+		p->drain = p->round.sent / p->round.s;
+	p->decision.dirty_rate = p->round.dirtied / p->round.s;
 	/*
 	 * Both: how much remained just when the iteration ended isn't known that
 	 * exactly, and a guest that dirties less now may do more next time.
 	 */
 	if (p->last.remaining < share * p->lowest &&
-	    p->round_dirtied < share * p->round_sent)
+	    p->round.dirtied < share * p->round.sent)
 		p->stuck_rounds = 0;
 	else
 		p->stuck_rounds++;
 	/* The first iteration began with all memory: the next is compared with this one. */
 	if (first || !p->stuck_rounds)
 		p->lowest = p->last.remaining;
-	p->round_s = 0;
-	p->round_used_s = 0;
-	p->round_sent = 0;
-	p->round_dirtied = 0;
-	p->round_syncs = 0;
+	p->round = (struct policy_round) { 0 };
 }
 
 /* Account for the time since the last sample.  Returns true if an iteration ended. */
@@ -340,12 +336,12 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 	double smooth = fmin(s, 1);
 	uint64_t last_syncs = last->syncs;
 
-	p->round_s += s;
-	p->round_used_s += s * share_of(p->decision.percent_x100) * (1 - sample->other);
-	p->round_sent += sent;
+	p->round.s += s;
+	p->round.used_s += s * share_of(p->decision.percent_x100) * (1 - sample->other);
+	p->round.sent += sent;
 	if (sample->syncs != last_syncs) {
-		p->round_dirtied += fmax(sample->remaining - last->remaining + sent, 0);
-		p->round_syncs += sample->syncs - last_syncs;
+		p->round.dirtied += fmax(sample->remaining - last->remaining + sent, 0);
+		p->round.syncs += sample->syncs - last_syncs;
 	}
 	/* QEMU's first figures are of next to nothing. */
 	if (!p->bandwidth || sample->time_s < SETTLE_S)
@@ -355,8 +351,8 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 		p->drain = p->bandwidth;
 	p->most = fmax(p->most, sample->remaining);
 	p->last = *sample;
-	return sample->syncs != last_syncs && p->drain > 0 && p->round_sent > 0 &&
-	       p->round_s >= (p->decision.percent_x100 ? THROTTLED_ROUND_S : ROUND_S);
+	return sample->syncs != last_syncs && p->drain > 0 && p->round.sent > 0 &&
+	       p->round.s >= (p->decision.percent_x100 ? THROTTLED_ROUND_S : ROUND_S);
 }
 
 /* A probe has ended. */
@@ -365,35 +361,35 @@ static void take_probe(struct policy *p, const struct policy_sample *sample)
 	const struct policy_point *probe = &sample->probe;
 	double most = probe->dirtied + sample->probe_error;
 
-	p->nr_probes++;
+	p->probes.nr++;
 	if (probe->dirtied >= PROBE_EXACT * sample->probe_error)
-		p->probe = *probe;
+		p->probes.exact = *probe;
 	if (probe->dirtied >= HOT_SHARE * p->drain * probe->used_s) {
-		p->hot_until_s = sample->time_s;
-		if (!p->hot_since_s)
-			p->hot_since_s = sample->time_s;
-	} else if (p->hot_since_s) {
-		p->hot_longest_s = fmax(p->hot_longest_s, p->hot_until_s - p->hot_since_s);
-		p->hot_since_s = 0;
+		p->hot.until_s = sample->time_s;
+		if (!p->hot.since_s)
+			p->hot.since_s = sample->time_s;
+	} else if (p->hot.since_s) {
+		p->hot.longest_s = fmax(p->hot.longest_s, p->hot.until_s - p->hot.since_s);
+		p->hot.since_s = 0;
 	}
 	if (most < COOL_SHARE * threshold(p))
-		p->cool_s = sample->time_s;
+		p->probes.cool_s = sample->time_s;
 }
 
 /* Do the probes say that what remains can't shrink to what the downtime allows? */
 static bool is_hot(const struct policy *p)
 {
-	double s = p->hot_until_s - p->hot_since_s;
+	double s = p->hot.until_s - p->hot.since_s;
 
-	return p->hot_since_s && s >= HOT_S && s >= HOT_LONGER * p->hot_longest_s &&
+	return p->hot.since_s && s >= HOT_S && s >= HOT_LONGER * p->hot.longest_s &&
 	       p->last.remaining > NEAR * threshold(p);
 }
 
 /* Is this a burst that may end soon, as there were before? */
 static bool is_burst(const struct policy *p)
 {
-	return p->hot_longest_s && p->hot_since_s &&
-	       p->last.time_s - p->hot_since_s < HOT_LONGER * p->hot_longest_s;
+	return p->hot.longest_s && p->hot.since_s &&
+	       p->last.time_s - p->hot.since_s < HOT_LONGER * p->hot.longest_s;
 }
 
 static double probe_s(const struct policy *p)
@@ -406,7 +402,7 @@ static double probe_s(const struct policy *p)
 /* And did the newest say the opposite? */
 static bool is_cool(const struct policy *p)
 {
-	return p->cool_s && p->last.time_s < p->cool_s + 2 * PROBE_EVERY * probe_s(p);
+	return p->probes.cool_s && p->last.time_s < p->probes.cool_s + 2 * PROBE_EVERY * probe_s(p);
 }
 
 static bool is_stuck(const struct policy *p)
@@ -451,7 +447,7 @@ static double next_probe(struct policy *p)
 {
 	double s, every_s;
 
-	if (p->decision.percent_x100 || p->last.time_s < fmax(p->next_probe_s, SETTLE_S) ||
+	if (p->decision.percent_x100 || p->last.time_s < fmax(p->probes.next_s, SETTLE_S) ||
 	    !(p->drain > 0))
 		return 0;
 	s = probe_s(p);
@@ -460,7 +456,7 @@ static double next_probe(struct policy *p)
 		return 0;
 	every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
 	/* Not in step with what the guest does. */
-	p->next_probe_s = p->last.time_s + every_s * (0.75 + 0.5 * fmod(p->nr_probes * GOLDEN, 1));
+	p->probes.next_s = p->last.time_s + every_s * (0.75 + 0.5 * fmod(p->probes.nr * GOLDEN, 1));
 	return s;
 }
 
@@ -485,10 +481,10 @@ static bool is_late(const struct policy *p)
 
 	if (!p->settings.time_limit_s || !(p->drain > 0))
 		return false;
-	if (p->last.syncs <= 1 && !p->round_sent)
+	if (p->last.syncs <= 1 && !p->round.sent)
 		return false;
 	left_s = p->last.syncs > 1 ? predict(p, share_of(p->settings.max_x100)) :
-				     p->last.remaining / fmax(p->drain, p->round_sent / p->round_s);
+				     p->last.remaining / fmax(p->drain, p->round.sent / p->round.s);
 	return p->last.time_s + left_s > p->settings.time_limit_s;
 }
 

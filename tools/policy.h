@@ -103,26 +103,58 @@ struct policy_decision {
 #define POLICY_POINTS	4
 
 /**
+ * struct policy_round - the iteration that is running, or several short ones
+ * @s: its length
+ * @used_s: how long the guest ran in that
+ * @sent: bytes sent in that
+ * @dirtied: bytes found dirty at the ends of those that have ended
+ * @syncs: how many have ended
+ */
+struct policy_round {
+	double s;
+	double used_s;
+	double sent;
+	double dirtied;
+	unsigned int syncs;
+};
+
+/**
+ * struct policy_probes - what probes have said
+ * @exact: what the newest said that was exact enough
+ * @nr: how many there were, exact or not
+ * @cool_s: when one last said that this can converge; 0 if none ever did
+ * @next_s: when the next one is due
+ */
+struct policy_probes {
+	struct policy_point exact;
+	unsigned int nr;
+	double cool_s;
+	double next_s;
+};
+
+/**
+ * struct policy_hot - when probes have said that this can't converge
+ * @since_s: since when they do; 0 if the newest doesn't
+ * @until_s: up to when they have
+ * @longest_s: the longest such time that has ended
+ */
+struct policy_hot {
+	double since_s;
+	double until_s;
+	double longest_s;
+};
+
+/**
  * struct policy - a migration
  * @settings: what the user wants
  * @last: newest sample
  * @started: there is one
  * @decision: newest decision
- * @round_s: length of the iteration that is running, or of several short ones
- * @round_used_s: how long the guest ran in that
- * @round_sent: bytes sent in that
- * @round_dirtied: bytes found dirty at the ends of those that have ended
- * @round_syncs: how many have ended
+ * @round: the iteration that is running
  * @points: the last iterations, the newest first
  * @nr_points: how many they are
- * @probe: what the newest probe said that was exact enough
- * @nr_probes: how many there were, exact or not
- * @hot_since_s: since when probes have said that this can't converge; 0 if the
- *	newest doesn't
- * @hot_until_s: up to when they have
- * @hot_longest_s: the longest such time that has ended
- * @cool_s: when a probe last said that it can; 0 if none ever did
- * @next_probe_s: when the next one is due
+ * @probes: what probes have said
+ * @hot: when they have said that this can't converge
  * @pass_s: how long the first iteration took
  * @drain: bytes of memory sent per second
  * @bandwidth: on the wire, smoothed
@@ -141,20 +173,11 @@ struct policy {
 	struct policy_sample last;
 	bool started;
 	struct policy_decision decision;
-	double round_s;
-	double round_used_s;
-	double round_sent;
-	double round_dirtied;
-	unsigned int round_syncs;
+	struct policy_round round;
 	struct policy_point points[POLICY_POINTS];
 	unsigned int nr_points;
-	struct policy_point probe;
-	unsigned int nr_probes;
-	double hot_since_s;
-	double hot_until_s;
-	double hot_longest_s;
-	double cool_s;
-	double next_probe_s;
+	struct policy_probes probes;
+	struct policy_hot hot;
 	double pass_s;
 	double drain;
 	double bandwidth;
