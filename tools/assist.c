@@ -27,6 +27,7 @@
 #include "assist.h"
 #include "attach.h"
 #include "command.h"
+#include "throttle.h"
 #include "view.h"
 
 #define MIB		(1024.0 * 1024)
@@ -134,6 +135,12 @@ static void add_boolean(struct json_object *json, const char *name, bool value)
 	json_object_object_add(json, name, json_object_new_boolean(value));
 }
 
+/* Pages a second; null if any number. */
+static void add_pages(struct json_object *json, const char *name, uint64_t rate)
+{
+	json_object_object_add(json, name, rate ? json_object_new_uint64(rate) : NULL);
+}
+
 /**
  * assist_event() - begin with a line of the log
  * @a: the VM
@@ -177,7 +184,8 @@ static void log_decision(struct assist *a)
 	struct json_object *json = assist_event(a, "iteration");
 	const struct policy_sample *s = &a->sample;
 
-	assist_add_number(json, "percent", a->percent_x100 / 100.0, 2);
+	assist_add_number(json, "percent", a->force.percent_x100 / 100.0, 2);
+	add_pages(json, "rate_limit", a->force.rate);
 	assist_add_string(json, "reason", reasons[a->decision.reason]);
 	json_object_object_add(json, "syncs", json_object_new_int64(s->syncs));
 	assist_add_number(json, "remaining", s->remaining, 0);
@@ -185,6 +193,7 @@ static void log_decision(struct assist *a)
 	assist_add_number(json, "bandwidth", s->bandwidth, 0);
 	assist_add_number(json, "dirty_rate", a->decision.dirty_rate, 0);
 	assist_add_number(json, "left_s", a->decision.left_s, 3);
+	add_boolean(json, "promised", a->decision.promised);
 	assist_add_number(json, "qemu_percent", 100 * s->other, 2);
 	a->owner->log(a, json);
 }
@@ -255,10 +264,36 @@ void assist_log_end(struct assist *a, const struct assist_end *end)
 	assist_add_string(json, "end", end->name);
 	assist_add_string(json, "error", a->migration.phase == MIGRATION_FAILED ?
 			  a->migration.why : NULL);
-	assist_add_number(json, "highest_percent", a->highest_x100 / 100.0, 2);
-	assist_add_number(json, "lost_s", a->lost_s, 3);
+	assist_add_number(json, "highest_percent", a->force.highest_x100 / 100.0, 2);
+	add_pages(json, "lowest_rate_limit", a->force.lowest_rate);
+	assist_add_number(json, "lost_s", a->force.lost_s, 3);
 	assist_add_number(json, "unhelped_s", a->decision.unhelped_s, 3);
 	a->owner->log(a, json);
+}
+
+/**
+ * assist_has_throttled() - was the guest throttled in this migration?
+ * @a: the VM
+ *
+ * Return: true if it was.
+ */
+bool assist_has_throttled(const struct assist *a)
+{
+	return a->force.highest_x100 || a->force.lowest_rate;
+}
+
+/* How the guest was throttled at most: first by the rate, if by a percentage too. */
+static void describe(char *text, size_t size, const struct assist_force *f)
+{
+	char rate[VIEW_LIMITS_SIZE] = "";
+
+	if (f->lowest_rate)
+		view_limits(rate, sizeof(rate), 0, f->lowest_rate);
+	if (f->highest_x100)
+		snprintf(text, size, "%s%sby up to %.2f %%", rate, *rate ? ", then " : "",
+			 f->highest_x100 / 100.0);
+	else
+		snprintf(text, size, "%s", rate);
 }
 
 /**
@@ -271,12 +306,14 @@ void assist_log_end(struct assist *a, const struct assist_end *end)
 char *assist_sum_up(const struct assist *a, const struct assist_end *end)
 {
 	bool failed = a->migration.phase == MIGRATION_FAILED && *a->migration.why;
-	char guest[128] = "; the guest was not throttled", *text;
+	char guest[192] = "; the guest was not throttled", how[128], *text;
 
-	if (a->highest_x100)
+	if (assist_has_throttled(a)) {
+		describe(how, sizeof(how), &a->force);
 		snprintf(guest, sizeof(guest),
-			 "; the guest was throttled by up to %.2f %%, and lost %.1f s of its time",
-			 a->highest_x100 / 100.0, a->lost_s);
+			 "; the guest was throttled %s, and lost %.1f s of its time", how,
+			 a->force.lost_s);
+	}
 	if (asprintf(&text, "%s after %.1f s%s%s%s.", end->text, a->sample.time_s,
 		     failed ? ": " : "", failed ? a->migration.why : "", guest) < 0)
 		err(EXIT_FAILURE, "message");
@@ -286,22 +323,56 @@ char *assist_sum_up(const struct assist *a, const struct assist_end *end)
 
 /* --- the throttle --------------------------------------------------------- */
 
+static double page_size(void)
+{
+	return sysconf(_SC_PAGESIZE);
+}
+
+/* What the vCPUs have dirtied while the rate was limited, and have slept for that. */
+static void read_vcpus(struct assist *a)
+{
+	struct policy_vcpus *vcpus = &a->sample.vcpus;
+	struct throttle t = { .nr_vcpus = 0 };
+	double dirtied = 0, held_s = 0;
+
+	if (throttle_read(a->throttle.fd, &t))
+		return;
+	for (uint32_t i = 0; i < t.nr_vcpus; i++) {
+		dirtied += t.vcpus[i].dirtied;
+		held_s += (double)t.vcpus[i].dirty_held_ns / NSEC_PER_SEC / t.nr_vcpus;
+	}
+	vcpus->lowest = page_size() * KVM_THROTTLE_DIRTY_RATE_MIN * t.nr_vcpus;
+	vcpus->dirtied = page_size() * dirtied;
+	a->force.lost_s += held_s - a->force.held_s;
+	a->force.held_s = held_s;
+	throttle_free(&t);
+}
+
 /* QEMU's own throttle takes its share of what ours leaves. */
 static void account(struct assist *a)
 {
-	a->lost_s += (a->sample.time_s - a->since_s) * a->percent_x100 / 10000.0;
-	a->since_s = a->sample.time_s;
+	struct assist_force *f = &a->force;
+
+	f->lost_s += (a->sample.time_s - f->since_s) * f->percent_x100 / 10000.0;
+	f->since_s = a->sample.time_s;
+	a->sample.vcpus.usable = f->usable;
+	if (f->usable && a->throttle.fd >= 0)
+		read_vcpus(a);
 }
 
 static void close_throttle(struct assist *a)
 {
 	if (a->throttle.fd < 0)
 		return;
+	account(a);
 	loop_remove(a->loop, &a->throttle);
 	close(a->throttle.fd);
 	a->throttle.fd = -1;
-	account(a);
-	a->percent_x100 = 0;
+	a->force.percent_x100 = 0;
+	a->force.rate = 0;
+	/* The next throttle counts anew. */
+	a->force.held_s = 0;
+	a->force.usable = false;
 }
 
 /* The VM is not there any more: QEMU is ending, or has. */
@@ -316,22 +387,87 @@ static void vm_is_gone(void *context, short revents)
 		loop_start(a->loop, &a->gone_timer, now_ns() + REASON_NS);
 }
 
-static void set_throttle(struct assist *a, uint32_t percent_x100)
+/* All throttling is begun and ended here.  Returns 0, or the number of an error. */
+static int put_in_force(struct assist *a, uint32_t percent_x100, uint64_t rate)
 {
-	struct kvm_throttle set = { .percent_x100 = percent_x100 };
+	struct kvm_throttle set = { .percent_x100 = percent_x100, .dirty_rate = rate };
 
-	account(a);
-	if (percent_x100 == a->percent_x100 || a->throttle.fd < 0)
+	if (ioctl(a->throttle.fd, KVM_SET_THROTTLE, &set))
+		return errno;
+	a->force.percent_x100 = percent_x100;
+	a->force.rate = rate;
+	return 0;
+}
+
+/* The rate can't be limited: say why, and by what the guest will be throttled then. */
+static void do_without_rate(struct assist *a, const char *why)
+{
+	char text[256];
+
+	a->force.usable = false;
+	snprintf(text, sizeof(text), a->settings.by == POLICY_BY_RATE ?
+		 "It isn't throttled: %s." : "If it has to be throttled, then by a percentage: %s.",
+		 why);
+	a->owner->chose(a, false, text);
+}
+
+/* Returns NULL, or why the rate at which the vCPUs dirty memory can't be limited. */
+static const char *why_no_rate(struct assist *a)
+{
+	/* The highest one limits nothing. */
+	int error = put_in_force(a, 0, KVM_THROTTLE_DIRTY_RATE_MAX);
+	struct throttle t = { .nr_vcpus = 0 };
+
+	if (error)
+		return throttle_no_rate(error) ?: strerror(error);
+	put_in_force(a, 0, 0);
+	if (!throttle_read(a->throttle.fd, &t))
+		throttle_free(&t);
+	return t.logged_pages ? NULL : "KVM doesn't log what it dirties";
+}
+
+/* Find out once in each migration by what the guest will be throttled. */
+static void choose_means(struct assist *a)
+{
+	const char *why;
+
+	a->force.tried = true;
+	if (a->settings.by == POLICY_BY_PERCENT || a->throttle.fd < 0)
 		return;
-	if (ioctl(a->throttle.fd, KVM_SET_THROTTLE, &set)) {
-		if (errno != ESRCH)
-			say(a, "The throttle can't be set: %s.", strerror(errno));
+	why = why_no_rate(a);
+	a->force.usable = !why;
+	if (why)
+		do_without_rate(a, why);
+	else
+		a->owner->chose(a, true,
+				"If it has to be throttled, then by a limit to what it dirties.");
+}
+
+/* @limit is in bytes per second, 0 for none. */
+static void set_throttle(struct assist *a, uint32_t percent_x100, double limit)
+{
+	uint64_t rate = fmin(ceil(limit / page_size()), KVM_THROTTLE_DIRTY_RATE_MAX);
+	struct assist_force *f = &a->force;
+	const char *why;
+	int error;
+
+	if ((percent_x100 == f->percent_x100 && rate == f->rate) || a->throttle.fd < 0)
+		return;
+	account(a);
+	error = put_in_force(a, percent_x100, rate);
+	why = rate ? throttle_no_rate(error) : NULL;
+	if (error && why) {
+		do_without_rate(a, why);
+	} else if (error) {
+		if (error != ESRCH)
+			say(a, "The throttle can't be set: %s.", strerror(error));
 		vm_is_gone(a, 0);
 		return;
 	}
-	a->percent_x100 = percent_x100;
-	if (percent_x100 > a->highest_x100)
-		a->highest_x100 = percent_x100;
+	if (f->percent_x100 > f->highest_x100)
+		f->highest_x100 = f->percent_x100;
+	if (f->rate && (f->rate < f->lowest_rate || !f->lowest_rate))
+		f->lowest_rate = f->rate;
 }
 
 /* --- the end -------------------------------------------------------------- */
@@ -353,7 +489,7 @@ void assist_disconnect(struct assist *a)
 static bool follow_phase(struct assist *a)
 {
 	if (!migration_may_throttle(&a->migration))
-		set_throttle(a, 0);
+		set_throttle(a, 0, 0);
 	if (!migration_has_ended(&a->migration))
 		return true;
 	account(a);
@@ -445,7 +581,7 @@ static uint64_t look_in_ns(const struct assist *a)
 	if (!a->frugal || a->migration.phase != MIGRATION_PRECOPY)
 		return LOOK_NS;
 	/* Its end would be seen too late. */
-	if (a->percent_x100 && !a->events)
+	if ((a->force.percent_x100 || a->force.rate) && !a->events)
 		return LOOK_NS;
 	/* Twice in what is left of an iteration: often near its end. */
 	rate = a->policy.drain > 0 ? a->policy.drain : s->bandwidth;
@@ -563,27 +699,39 @@ static void take_probe(struct assist *a, struct json_object *answer)
 static void say_what_is_wrong(struct assist *a)
 {
 	const struct policy_decision *d = &a->decision;
+	char most[48] = "with what it dirties limited";
 
+	if (!d->by_rate)
+		snprintf(most, sizeof(most), "at %.2f %%", a->settings.max_x100 / 100.0);
 	/* What is decided isn't in force. */
 	if (a->throttle.fd < 0)
 		return;
-	if (d->late && say_once(a, &a->late, "late"))
-		say(a, "The time limit of %.0f s can't be kept, even at %.2f %%; going on.",
-		    a->settings.time_limit_s, a->settings.max_x100 / 100.0);
-	if (d->reason == POLICY_USELESS && say_once(a, &a->useless, "useless"))
+	if (d->late && say_once(a, &a->said.late, "late"))
+		say(a, "The time limit of %.0f s can't be kept, even %s; going on.",
+		    a->settings.time_limit_s, most);
+	if (d->futile && say_once(a, &a->said.futile, "futile"))
+		say(a, "%s, so that a limit to what these dirty changes nothing. %s",
+		    d->futile == POLICY_UNSEEN ?
+		    "The module sees none of the pages that QEMU finds dirty" :
+		    "Most of this memory isn't dirtied by vCPUs (but vhost, VFIO, or device emulation?)",
+		    a->settings.by == POLICY_BY_RATE ? "Full speed again." :
+		    "Throttled by a percentage from now on.");
+	if (d->reason == POLICY_USELESS && say_once(a, &a->said.useless, "useless"))
 		say(a, "Throttling changes nothing: it isn't the vCPUs that dirty this memory (but vhost, VFIO, or device emulation?). Full speed again; let the migration have more downtime or bandwidth, or use postcopy.");
-	if (d->downtime_s > 0 && say_once(a, &a->unmet, "downtime"))
-		say(a, "A downtime of %.0f ms can't be met, even at %.2f %%: let it be %.0f ms (downtime-limit), or use postcopy.",
-		    a->sample.downtime_s * 1e3, a->settings.max_x100 / 100.0,
-		    ceil(d->downtime_s * 1e3));
+	if (d->downtime_s > 0 && say_once(a, &a->said.unmet, "downtime"))
+		say(a, "A downtime of %.0f ms can't be met, even %s: let it be %.0f ms (downtime-limit), or use postcopy.",
+		    a->sample.downtime_s * 1e3, most, ceil(d->downtime_s * 1e3));
 }
 
 static void decide(struct assist *a)
 {
 	uint64_t syncs = a->policy.last.syncs;
 
+	if (!a->force.tried)
+		choose_means(a);
+	account(a);
 	a->decision = policy_feed(&a->policy, &a->sample);
-	set_throttle(a, a->decision.percent_x100);
+	set_throttle(a, a->decision.percent_x100, a->decision.limit);
 	if (a->sample.syncs != syncs || a->decision.corrected)
 		log_decision(a);
 	say_what_is_wrong(a);
@@ -592,6 +740,8 @@ static void decide(struct assist *a)
 /* A migration has begun, or was found. */
 static void begin(struct assist *a)
 {
+	/* The end of the one before may have been missed. */
+	set_throttle(a, 0, 0);
 	policy_init(&a->policy, &a->settings);
 	a->decision = a->policy.decision;
 	a->parameters_ns = 0;
@@ -599,12 +749,11 @@ static void begin(struct assist *a)
 	a->switchover_bandwidth = 0;
 	a->probe_mode = "dirty-bitmap";
 	a->probe_s = 0;
-	a->highest_x100 = a->percent_x100;
-	a->lost_s = 0;
-	a->since_s = a->sample.time_s;
-	a->late = false;
-	a->useless = false;
-	a->unmet = false;
+	a->force = (struct assist_force) {
+		.held_s = a->force.held_s,
+		.since_s = a->sample.time_s,
+	};
+	a->said = (struct assist_said) { 0 };
 	log_start(a);
 	a->owner->began(a);
 	if (a->auto_converge)

@@ -26,6 +26,8 @@ struct assist;
  * @refused: its monitor was closed before it could be asked; @why is NULL if by the
  *	other side
  * @began: a migration has begun, or was found
+ * @chose: it is known how the guest will be throttled, if it has to be, which @text says,
+ *	and whether that is as wanted, not for want of something better
  * @looked: QEMU has said how far the migration is, and what follows was done
  * @ended: the migration has ended, and the guest is at full speed
  * @reconnect: returns a new socket to a monitor that was closed, negative if there is
@@ -37,9 +39,49 @@ struct assist_owner {
 	void (*ready)(struct assist *a);
 	void (*refused)(struct assist *a, const char *why);
 	void (*began)(struct assist *a);
+	void (*chose)(struct assist *a, bool as_wanted, const char *text);
 	void (*looked)(struct assist *a);
 	void (*ended)(struct assist *a);
 	int (*reconnect)(struct assist *a);
+};
+
+/**
+ * struct assist_force - how a guest is throttled, and was in this migration
+ * @percent_x100: percentage in force
+ * @highest_x100: the highest so far
+ * @rate: pages a second that its vCPUs may dirty; 0 if any number
+ * @lowest_rate: the lowest so far; 0 if there was none
+ * @tried: it is known whether a rate can be had
+ * @usable: it can
+ * @held_s: for how long its vCPUs have slept for what they dirtied, on average
+ * @lost_s: for how long the guest has been throttled: the percentage's share, integrated,
+ *	and @held_s
+ * @since_s: up to when that is; in time of the migration
+ */
+struct assist_force {
+	uint32_t percent_x100;
+	uint32_t highest_x100;
+	uint64_t rate;
+	uint64_t lowest_rate;
+	bool tried;
+	bool usable;
+	double held_s;
+	double lost_s;
+	double since_s;
+};
+
+/**
+ * struct assist_said - what has been said of a migration, and isn't again
+ * @late: the time limit can't be kept
+ * @useless: throttling changes nothing
+ * @futile: limiting the rate doesn't
+ * @unmet: the downtime limit can't be met
+ */
+struct assist_said {
+	bool late;
+	bool useless;
+	bool futile;
+	bool unmet;
 };
 
 /**
@@ -72,15 +114,10 @@ struct assist_owner {
  * @sample: what is known of it
  * @has_sample: that is of the last look
  * @decision: what has been decided last
- * @percent_x100: percentage in force
- * @highest_x100: the highest so far
- * @lost_s: for how long the guest has been throttled: its share, integrated
- * @since_s: up to when that is; in time of the migration
+ * @force: how the guest is throttled
  * @switchover_bandwidth: what QEMU has been told to expect, 0 if nothing
  * @parameters_ns: when to ask for parameters again
- * @late: it has been said that the time limit can't be kept
- * @useless: it has been said that throttling changes nothing
- * @unmet: it has been said that the downtime limit can't be met
+ * @said: what has been said
  * @probe_mode: how to have QEMU count dirty pages; NULL if it can't
  * @asked_s: the length of the probe that was asked for
  * @probe_s: the length of the probe that is running, 0 if none is
@@ -115,15 +152,10 @@ struct assist {
 	struct policy_sample sample;
 	bool has_sample;
 	struct policy_decision decision;
-	uint32_t percent_x100;
-	uint32_t highest_x100;
-	double lost_s;
-	double since_s;
+	struct assist_force force;
 	double switchover_bandwidth;
 	uint64_t parameters_ns;
-	bool late;
-	bool useless;
-	bool unmet;
+	struct assist_said said;
 	const char *probe_mode;
 	double asked_s;
 	double probe_s;
@@ -149,6 +181,7 @@ struct assist_end {
 	const char *text;
 };
 
+bool assist_has_throttled(const struct assist *a);
 const struct assist_end *assist_end_of(const struct assist *a);
 void assist_log_end(struct assist *a, const struct assist_end *end);
 char *assist_sum_up(const struct assist *a, const struct assist_end *end);

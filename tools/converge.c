@@ -60,6 +60,7 @@ struct options {
 
 enum {
 	OPTION_ALL = 256,
+	OPTION_BY,
 	OPTION_CHECK,
 	OPTION_CONFIG,
 	OPTION_DOMAIN,
@@ -86,8 +87,10 @@ static const struct argp_option argp_options[] = {
 	{ "connect", 'c', "URI", 0,
 	  "which libvirt (default: the one that virsh takes)", 0 },
 	{ "pid", 'p', "PID", 0, "QEMU's process, if it can't be found", 0 },
+	{ "by", OPTION_BY, "MEANS", 0,
+	  "throttle by a limit to what the guest dirties (rate), or by a share of its time (percent); default: rate where it can be had, percent otherwise", 0 },
 	{ "max", OPTION_MAX, "PERCENT", 0,
-	  "never throttle by more (default: 99)", 0 },
+	  "never throttle by more (default: 99); implies --by=percent", 0 },
 	{ "time-limit", OPTION_TIME_LIMIT, "TIME", 0,
 	  "throttle also if it takes that to end in so much time, and say early if it doesn't do", 0 },
 	{ "log", OPTION_LOG, "FILE", 0,
@@ -111,9 +114,10 @@ static void check_all(const struct argp_state *state, const struct options *o)
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct options *o = state->input;
+	uint32_t percent_x100;
 	uint64_t ns;
 
-	o->single |= key == OPTION_QMP || key == OPTION_DOMAIN || key == 'c' || key == 'p' ||
+	o->single |= key == OPTION_BY || key == OPTION_QMP || key == OPTION_DOMAIN || key == 'c' || key == 'p' ||
 		     key == OPTION_MAX || key == OPTION_TIME_LIMIT || key == OPTION_LOG;
 	switch (key) {
 	case OPTION_ALL:
@@ -143,11 +147,17 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'p':
 		o->pid = option_pid(state, arg);
 		return 0;
+	case OPTION_BY:
+		if (!policy_set_by(&o->policy, arg))
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--by: '%s' is neither rate nor percent", arg);
+		return 0;
 	case OPTION_MAX:
-		if (parse_percent(arg, &o->policy.max_x100) || !o->policy.max_x100)
+		if (parse_percent(arg, &percent_x100) || !percent_x100)
 			argp_failure(state, EXIT_USAGE, 0,
 				     "--max: '%s' is not a percentage from 0.01 to 99.99",
 				     arg);
+		policy_set_max(&o->policy, percent_x100);
 		return 0;
 	case OPTION_TIME_LIMIT:
 		if (parse_duration(arg, TIME_LIMIT_MIN_NS, TIME_LIMIT_MAX_NS, &ns))
@@ -265,6 +275,12 @@ static void began(struct assist *a)
 	say(a, text);
 }
 
+static void chose(struct assist *a, bool as_wanted, const char *text)
+{
+	(void)as_wanted;
+	say(a, text);
+}
+
 struct bytes_text {
 	char text[16];
 };
@@ -290,14 +306,15 @@ struct left_text {
 	char text[32];
 };
 
-static struct left_text left_text(double left_s)
+static struct left_text left_text(const struct policy_decision *d)
 {
 	struct left_text t = { "end unknown" };
 
-	if (isinf(left_s))
+	if (isinf(d->left_s))
 		snprintf(t.text, sizeof(t.text), "no end in sight");
-	else if (!isnan(left_s))
-		snprintf(t.text, sizeof(t.text), "%.0f s left", ceil(left_s));
+	else if (!isnan(d->left_s))
+		snprintf(t.text, sizeof(t.text), d->promised ? "ends in %.0f s" : "%.0f s left",
+			 ceil(d->left_s));
 	return t;
 }
 
@@ -309,7 +326,7 @@ static void show_progress(struct assist *a)
 	const struct policy_sample *s = &a->sample;
 	const struct policy_decision *d = &a->decision;
 	uint64_t now = now_ns();
-	char bar[BAR + 1] = "", line[160];
+	char bar[BAR + 1] = "", line[256], limits[VIEW_LIMITS_SIZE];
 	double done = isfinite(d->left_s) ? s->time_s / (s->time_s + d->left_s) : 0;
 	int width;
 
@@ -317,11 +334,12 @@ static void show_progress(struct assist *a)
 	    (!c->screen && now < c->line_ns && !d->corrected))
 		return;
 	c->line_ns = now + LINE_NS;
+	view_limits(limits, sizeof(limits), a->force.percent_x100, a->force.rate);
 	snprintf(line, sizeof(line),
-		 "%.1f s, %s; iteration %llu; %s to send at %s/s, dirtied %s/s; throttled %.2f %%",
-		 s->time_s, left_text(d->left_s).text, (unsigned long long)s->syncs,
+		 "%.1f s, %s; throttled %s; iteration %llu; %s to send at %s/s, dirtied %s/s",
+		 s->time_s, left_text(d).text, limits, (unsigned long long)s->syncs,
 		 bytes_text(s->remaining).text, bytes_text(s->bandwidth).text,
-		 bytes_text(d->dirty_rate).text, a->percent_x100 / 100.0);
+		 bytes_text(d->dirty_rate).text);
 	if (!c->screen) {
 		puts(line);
 		fflush(stdout);
@@ -531,6 +549,7 @@ static int converge(const struct options *o)
 		.ready = ready,
 		.refused = refused,
 		.began = began,
+		.chose = chose,
 		.looked = looked,
 		.ended = ended,
 		.reconnect = o->qmp ? reconnect : NULL,

@@ -230,9 +230,6 @@ static _Noreturn void fail_vcpu(int fd, uint32_t id)
 	errx(EXIT_FAILURE, "the VM has no vCPU %u; it has: %s", id, list);
 }
 
-/* The interface's version that brought the rate. */
-#define DIRTY_RATE_VERSION	3
-
 /* Put the wanted percentage and rate in force.  Returns 0, or the number of an error. */
 static int try_set(int fd, const struct options *o, uint32_t *vcpu_id)
 {
@@ -256,32 +253,18 @@ static int try_set(int fd, const struct options *o, uint32_t *vcpu_id)
 	return 0;
 }
 
-/* A module that is older takes a rate for a field that has to be 0. */
-static void check_version(const struct options *o)
-{
-	int version = throttle_module_version();
-
-	if (o->dirty_rate && version < DIRTY_RATE_VERSION)
-		errx(EXIT_FAILURE,
-		     "--dirty-rate: the module that is loaded has version %d of the interface, a rate takes %d: load one of this command's version",
-		     version, DIRTY_RATE_VERSION);
-}
-
 static void set(int fd, const struct options *o)
 {
+	const char *why;
 	uint32_t vcpu_id;
 	int error;
 
-	check_version(o);
 	error = try_set(fd, o, &vcpu_id);
 	if (!error)
 		return;
-	if (o->dirty_rate && error == EOPNOTSUPP)
-		errx(EXIT_FAILURE,
-		     "--dirty-rate: this kernel has no ftrace with arguments, or no kprobes; throttle by a percentage");
-	if (o->dirty_rate && error == EBUSY)
-		errx(EXIT_FAILURE,
-		     "--dirty-rate: ftrace is turned off: sysctl kernel.ftrace_enabled=1");
+	why = o->dirty_rate ? throttle_no_rate(error) : NULL;
+	if (why)
+		errx(EXIT_FAILURE, "--dirty-rate: %s", why);
 	if (error == ENOENT)
 		fail_vcpu(fd, vcpu_id);
 	if (error == ESRCH)

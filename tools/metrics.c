@@ -79,6 +79,11 @@ static double percent_of(const struct metrics_vm *vm)
 	return vm->percent / 100;
 }
 
+static double dirty_rate_of(const struct metrics_vm *vm)
+{
+	return vm->dirty_rate;
+}
+
 static double remaining_of(const struct metrics_vm *vm)
 {
 	return vm->remaining;
@@ -138,6 +143,8 @@ char *metrics_text(const struct metrics *m, const struct metrics_vm *vms, size_t
 	print_totals(f, m);
 	print_each(f, vms, nr, "converge_throttle_ratio",
 		   "Share of the time that a guest which migrates is throttled.", percent_of);
+	print_each(f, vms, nr, "converge_dirty_rate",
+		   "Pages a second that its vCPUs may dirty; 0 without a limit.", dirty_rate_of);
 	print_each(f, vms, nr, "converge_remaining_bytes",
 		   "Memory that has still to be sent.", remaining_of);
 	print_each(f, vms, nr, "converge_left_seconds",

@@ -38,6 +38,7 @@ struct metrics {
  * @pid: its process
  * @migrates: a migration runs, and what follows is known
  * @percent: by how much it is throttled
+ * @dirty_rate: pages a second that its vCPUs may dirty, 0 if any number
  * @remaining: bytes that have still to be sent
  * @left_s: predicted time until the end; INFINITY if there is none in sight, NAN
  */
@@ -46,6 +47,7 @@ struct metrics_vm {
 	pid_t pid;
 	bool migrates;
 	double percent;
+	double dirty_rate;
 	double remaining;
 	double left_s;
 };

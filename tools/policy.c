@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * By how much a guest has to be throttled for its migration to end.
+ * How a guest has to be throttled for its migration to end.
  *
  * QEMU sends what is dirty, and when little is left, no more than it can send
  * while the guest is stopped, it asks KVM which pages have been dirtied
@@ -15,12 +15,19 @@
  * in several iterations with a lower percentage takes longer, and costs the
  * guest more work in the end: it is throttled for all of that time.
  *
+ * Where the module can limit the rate at which vCPUs dirty memory, that takes the place
+ * of a percentage.  What an iteration dirties is no more than the rate times its length
+ * then, so nothing has to be fitted, and the end is known.  The rate is what makes
+ * that, too, half of what can be sent while the guest is stopped, and is chosen anew in
+ * each iteration.  As it costs only those who write, it is begun with sooner.
+ *
  * A guest is left alone until what remains has stopped to shrink, or shrinks so
  * slowly that it would take several times as long as the first pass, or until it
  * would be too late for the time limit.
  */
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "policy.h"
 
@@ -70,6 +77,9 @@
 #define SLOW_MOST	0.87
 #define SLOW_S		2.0
 
+/* Where the rate is limited, it is also helped if it takes that long, and has more than this. */
+#define LONG_RATIO	0.75
+
 /* Iterations that are shorter are taken together: they say too little. */
 #define ROUND_S		0.75
 #define THROTTLED_ROUND_S 0.25
@@ -105,6 +115,45 @@
 
 #define MAX_ITERATIONS	200
 
+/*
+ * With a limit to the rate, more than this for each byte that the vCPUs have dirtied, in
+ * so many iterations, is dirtied by others.
+ */
+#define FUTILE_RATIO	2.0
+#define FUTILE_ROUNDS	2
+
+/**
+ * policy_set_by() - set how to throttle
+ * @settings: what the user wants
+ * @name: "rate" or "percent"
+ *
+ * Return: false if it is neither.
+ */
+bool policy_set_by(struct policy_settings *settings, const char *name)
+{
+	if (!strcmp(name, "rate"))
+		settings->by = POLICY_BY_RATE;
+	else if (!strcmp(name, "percent"))
+		settings->by = POLICY_BY_PERCENT;
+	else
+		return false;
+	return true;
+}
+
+/**
+ * policy_set_max() - set the highest percentage
+ * @settings: what the user wants
+ * @max_x100: the percentage, in hundredths of a percent
+ *
+ * Who sets one wants percentages, unless told otherwise.
+ */
+void policy_set_max(struct policy_settings *settings, uint32_t max_x100)
+{
+	settings->max_x100 = max_x100;
+	if (settings->by == POLICY_BY_ANY)
+		settings->by = POLICY_BY_PERCENT;
+}
+
 /**
  * policy_init() - begin with a migration
  * @p: the policy
@@ -129,6 +178,18 @@ static double share_of(uint32_t percent_x100)
 static double threshold(const struct policy *p)
 {
 	return p->bandwidth * p->last.downtime_s;
+}
+
+static bool is_throttled(const struct policy *p)
+{
+	return p->decision.percent_x100 || p->decision.limit;
+}
+
+/* Is the rate what is limited, or would be? */
+static bool is_by_rate(const struct policy *p)
+{
+	return p->last.vcpus.usable && p->settings.by != POLICY_BY_PERCENT &&
+	       !p->decision.futile;
 }
 
 /* How W is known for the time just past: what everything is reckoned from. */
@@ -192,16 +253,45 @@ static double dirtied(const struct policy *p, double slope, double used_s)
 	return fmin(most, last->dirtied * pow(used_s / last->used_s, slope));
 }
 
-/* How long the migration will take from here if the guest has @share of the time. */
-static double predict(const struct policy *p, double share)
+static double lowest_rate(const struct policy *p)
 {
-	double slope, used_s = p->round.used_s, left_s = 0;
-	double remaining = p->last.remaining;
+	return fmax(p->last.vcpus.lowest, PAGE);
+}
 
-	if (!p->nr_points && !p->probes.exact.used_s)
+/* What the vCPUs may dirty a second, so that @remaining is sent in one iteration. */
+static double rate_for(const struct policy *p, double remaining)
+{
+	double time_s = fmax(remaining / p->drain, PORTION_S);
+
+	return fmax(TARGET_SHARE * threshold(p) / time_s, lowest_rate(p));
+}
+
+/**
+ * struct pace - how fast a guest is
+ * @share: of the time that it has
+ * @rate: what its vCPUs may dirty a second, 0 for any number of bytes
+ * @at_once: they don't dirty more in this iteration either, though there was no limit
+ *	when it began
+ */
+struct pace {
+	double share;
+	double rate;
+	bool at_once;
+};
+
+static const struct pace full_speed = { .share = 1 };
+
+/* How long the migration will take from here at that pace. */
+static double predict(const struct policy *p, struct pace pace)
+{
+	double share = pace.share * (1 - p->last.other), rate = pace.rate;
+	double used_s = p->round.used_s, left_s = 0, remaining = p->last.remaining;
+	double counted = p->last.vcpus.dirtied - p->round.before;
+	bool limited = rate && (p->round.limited || pace.at_once);
+	double slope = exponent(p);
+
+	if (!p->nr_points && !p->probes.exact.used_s && !limited)
 		return NAN;
-	share *= 1 - p->last.other;
-	slope = exponent(p);
 	for (int i = 0; i < MAX_ITERATIONS; i++) {
 		double s = fmax(remaining - threshold(p), 0) / p->drain;
 		double rest = fmin(remaining, threshold(p));
@@ -210,22 +300,41 @@ static double predict(const struct policy *p, double share)
 		left_s += s;
 		used_s += share * s;
 		remaining = rest - PORTION_S / 2 * p->drain +
-			    dirtied(p, slope, used_s);
+			    (limited ? counted + rate * s : dirtied(p, slope, used_s));
 		if (remaining <= threshold(p))
 			return left_s + p->last.downtime_s;
+		limited = rate;
+		if (limited)
+			rate = rate_for(p, remaining);
+		counted = 0;
 		used_s = 0;
 	}
 	return INFINITY;
 }
 
+/* At the end QEMU looks after every portion. */
+static bool is_last_one(const struct policy *p)
+{
+	return p->last.remaining < 2 * threshold(p);
+}
+
+/* The highest rate that makes this iteration the last one.  Near the end it isn't raised. */
+static double choose_rate(const struct policy *p)
+{
+	double rate = rate_for(p, p->last.remaining), now = p->decision.limit;
+
+	if (now && p->stuck_rounds >= STUCK_ROUNDS)
+		return lowest_rate(p);
+	return now && is_last_one(p) ? fmin(rate, now) : rate;
+}
+
 /*
- * The lowest percentage that makes this iteration the last one.  At the end QEMU
- * looks after every portion; it would take long to find the percentage anew.
+ * The lowest percentage that makes this iteration the last one.  Near the end it would
+ * take long to find the percentage anew.
  */
 static uint32_t choose(const struct policy *p)
 {
-	bool last_one = p->last.remaining < 2 * threshold(p);
-	uint32_t least = last_one ? p->decision.percent_x100 : 0;
+	uint32_t least = is_last_one(p) ? p->decision.percent_x100 : 0;
 	const struct policy_point *last = newest(p);
 	double time_s = fmax(p->last.remaining / p->drain, PORTION_S);
 	double target = TARGET_SHARE * threshold(p);
@@ -294,28 +403,52 @@ static void look_back(struct policy *p)
 	}
 }
 
-/* An iteration has ended, or several short ones. */
-static void end_round(struct policy *p)
+/*
+ * The rate was limited in all of this iteration, so what was dirtied should be what the
+ * vCPUs have.  Otherwise the limit changes nothing.
+ */
+static void look_at_limit(struct policy *p)
 {
-	bool first = !p->nr_points;
-	double share = first ? FIRST_SHARE : STUCK_SHARE;
+	double counted = p->last.vcpus.dirtied - p->round.before;
+	double slack = TARGET_SHARE * threshold(p) * p->round.syncs;
 
-	if (first)
-		p->pass_s = p->last.time_s;
+	if (p->round.dirtied > FUTILE_RATIO * counted + slack) {
+		p->futile_rounds++;
+		/* This is what is dirtied with no throttle that does anything. */
+		p->free_rate = p->round.dirtied / p->round.s;
+	} else {
+		p->futile_rounds = 0;
+	}
+	if (p->futile_rounds >= FUTILE_ROUNDS)
+		p->decision.futile = counted < PAGE ? POLICY_UNSEEN : POLICY_OTHERS;
+}
+
+/* What is to be learnt from an iteration that has ended. */
+static void learn(struct policy *p, bool first)
+{
+	if (p->round.limited) {
+		look_at_limit(p);
+		return;
+	}
+	/* It had a limit in a part of it. */
+	if (p->decision.limit)
+		return;
 	if (p->round.used_s > 0)
 		add_point(p);
 	if (!first) {
 		look_ahead(p);
 		look_back(p);
 	}
-	/* Zeroes, of which the first iteration has the most, are sent in no time. */
-	if (!first)
-		p->drain = p->round.sent / p->round.s;
-	p->decision.dirty_rate = p->round.dirtied / p->round.s;
-	/*
-	 * Both: how much remained just when the iteration ended isn't known that
-	 * exactly, and a guest that dirties less now may do more next time.
-	 */
+}
+
+/*
+ * Has less been dirtied than sent?  Both: how much remained just when the iteration ended
+ * isn't known that exactly, and a guest that dirties less now may do more next time.
+ */
+static void look_at_progress(struct policy *p, bool first)
+{
+	double share = first ? FIRST_SHARE : STUCK_SHARE;
+
 	if (p->last.remaining < share * p->lowest &&
 	    p->round.dirtied < share * p->round.sent)
 		p->stuck_rounds = 0;
@@ -324,7 +457,29 @@ static void end_round(struct policy *p)
 	/* The first iteration began with all memory: the next is compared with this one. */
 	if (first || !p->stuck_rounds)
 		p->lowest = p->last.remaining;
-	p->round = (struct policy_round) { 0 };
+	/* It began without the limit, which wasn't to blame. */
+	if (p->decision.limit && !p->round.limited)
+		p->stuck_rounds = 0;
+}
+
+/* An iteration has ended, or several short ones. */
+static void end_round(struct policy *p)
+{
+	bool first = !p->passed;
+
+	if (first)
+		p->pass_s = p->last.time_s;
+	p->passed = true;
+	learn(p, first);
+	/* Zeroes, of which the first iteration has the most, are sent in no time. */
+	if (!first)
+		p->drain = p->round.sent / p->round.s;
+	p->decision.dirty_rate = p->round.dirtied / p->round.s;
+	look_at_progress(p, first);
+	p->round = (struct policy_round) {
+		.limited = p->decision.limit,
+		.before = p->last.vcpus.dirtied,
+	};
 }
 
 /* Account for the time since the last sample.  Returns true if an iteration ended. */
@@ -347,12 +502,12 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 	if (!p->bandwidth || sample->time_s < SETTLE_S)
 		p->bandwidth = sample->bandwidth;
 	p->bandwidth += smooth * (sample->bandwidth - p->bandwidth);
-	if (!p->nr_points)
+	if (!p->passed)
 		p->drain = p->bandwidth;
 	p->most = fmax(p->most, sample->remaining);
 	p->last = *sample;
 	return sample->syncs != last_syncs && p->drain > 0 && p->round.sent > 0 &&
-	       p->round.s >= (p->decision.percent_x100 ? THROTTLED_ROUND_S : ROUND_S);
+	       p->round.s >= (is_throttled(p) ? THROTTLED_ROUND_S : ROUND_S);
 }
 
 /* A probe has ended. */
@@ -405,15 +560,25 @@ static bool is_cool(const struct policy *p)
 	return p->probes.cool_s && p->last.time_s < p->probes.cool_s + 2 * PROBE_EVERY * probe_s(p);
 }
 
+static bool may_shrink(const struct policy *p)
+{
+	return is_cool(p) || is_burst(p);
+}
+
 static bool is_stuck(const struct policy *p)
 {
 	bool hopeless = p->hopeless_rounds >= STUCK_ROUNDS &&
 			p->last.remaining > HOPELESS_RATIO * threshold(p);
-	bool may_shrink = is_cool(p) || is_burst(p);
-	bool doubt = may_shrink || p->last.remaining < NEAR * threshold(p);
+	bool doubt = may_shrink(p) || p->last.remaining < NEAR * threshold(p);
 
-	return (hopeless && !may_shrink) ||
+	return (hopeless && !may_shrink(p)) ||
 	       p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
+}
+
+/* How long may it take in all, if it ends by itself? */
+static double patience_s(const struct policy *p)
+{
+	return fmax(SLOW_PASSES * p->pass_s, SLOW_S);
 }
 
 static double ratio_of(const struct policy *p, const struct policy_point *point)
@@ -438,8 +603,19 @@ static bool is_slow(const struct policy *p)
 		end_ratio += (ratio - ratio_of(p, other)) / (other->used_s - last->used_s) *
 			     (last->used_s - threshold(p) / p->drain);
 	left_s = first_s / (1 - fmin(ratio, SLOW_MOST));
-	return end_ratio > SLOW_RATIO &&
-	       p->last.time_s + left_s > fmax(SLOW_PASSES * p->pass_s, SLOW_S);
+	return end_ratio > SLOW_RATIO && p->last.time_s + left_s > patience_s(p);
+}
+
+/*
+ * Nobody waits for proof where the rate is limited: it costs little.  What is known may
+ * be of the first iteration alone.
+ */
+static bool is_slow_by_rate(const struct policy *p)
+{
+	return is_by_rate(p) && p->nr_points && !p->settings.time_limit_s && !may_shrink(p) &&
+	       p->last.remaining > NEAR * threshold(p) &&
+	       ratio_of(p, &p->points[0]) > LONG_RATIO &&
+	       p->last.time_s + predict(p, full_speed) > patience_s(p);
 }
 
 /* How long a probe shall begin now?  None while the guest is throttled. */
@@ -447,7 +623,7 @@ static double next_probe(struct policy *p)
 {
 	double s, every_s;
 
-	if (p->decision.percent_x100 || p->last.time_s < fmax(p->probes.next_s, SETTLE_S) ||
+	if (is_throttled(p) || p->last.time_s < fmax(p->probes.next_s, SETTLE_S) ||
 	    !(p->drain > 0))
 		return 0;
 	s = probe_s(p);
@@ -471,7 +647,17 @@ static bool is_pressed(const struct policy *p)
 
 	return limit_s && p->last.time_s + 2 * iteration_s +
 			  p->last.downtime_s > limit_s &&
-	       !(p->last.time_s + predict(p, 1) <= limit_s);
+	       !(p->last.time_s + predict(p, full_speed) <= limit_s);
+}
+
+/* How long will it take if all is done that can be done? */
+static double predict_best(const struct policy *p)
+{
+	struct pace pace = { .share = share_of(p->settings.max_x100) };
+
+	if (is_by_rate(p))
+		pace = (struct pace) { 1, choose_rate(p), true };
+	return predict(p, pace);
 }
 
 /* Can the time limit no longer be kept, whatever is done? */
@@ -483,7 +669,7 @@ static bool is_late(const struct policy *p)
 		return false;
 	if (p->last.syncs <= 1 && !p->round.sent)
 		return false;
-	left_s = p->last.syncs > 1 ? predict(p, share_of(p->settings.max_x100)) :
+	left_s = p->last.syncs > 1 ? predict_best(p) :
 				     p->last.remaining / fmax(p->drain, p->round.sent / p->round.s);
 	return p->last.time_s + left_s > p->settings.time_limit_s;
 }
@@ -498,31 +684,44 @@ static double downtime_needed(const struct policy *p)
 	double share = share_of(p->settings.max_x100) * (1 - p->last.other);
 	double slope = exponent(p), remaining = p->last.remaining;
 
-	if (p->decision.percent_x100 < p->settings.max_x100 || !(p->bandwidth > 0) ||
-	    p->stuck_rounds < STUCK_ROUNDS ||
-	    isfinite(predict(p, share_of(p->settings.max_x100))))
+	if (!p->decision.percent_x100 || p->decision.percent_x100 < p->settings.max_x100 ||
+	    !(p->bandwidth > 0) || p->stuck_rounds < STUCK_ROUNDS ||
+	    isfinite(predict_best(p)))
 		return 0;
 	for (int i = 0; i < MAX_ITERATIONS; i++)
 		remaining = dirtied(p, slope, share * fmax(remaining / p->drain, PORTION_S));
 	return fmax(CERTAIN * remaining / p->bandwidth, p->last.downtime_s);
 }
 
-/* Begin to throttle, or do it by another percentage, or give it up. */
+/* Begin to throttle, or do it by another percentage or rate, or give it up. */
 static void correct(struct policy *p)
 {
 	struct policy_decision *d = &p->decision;
+	bool by_rate = is_by_rate(p);
 
 	d->corrected = true;
-	if (p->useless_rounds >= USELESS_ROUNDS) {
-		d->reason = POLICY_USELESS;
-		d->percent_x100 = 0;
-		return;
-	}
-	if (!d->percent_x100)
+	/* A limit that is given up for a percentage begins anew, too. */
+	if (!is_throttled(p) || (d->limit && !by_rate))
 		p->stuck_rounds = 0;
 	if (isnan(d->unhelped_s))
-		d->unhelped_s = p->last.time_s + predict(p, 1);
-	d->percent_x100 = choose(p);
+		d->unhelped_s = p->last.time_s + predict(p, full_speed);
+	if (p->useless_rounds >= USELESS_ROUNDS)
+		d->reason = POLICY_USELESS;
+	d->limit = by_rate ? choose_rate(p) : 0;
+	d->percent_x100 = by_rate || p->settings.by == POLICY_BY_RATE ||
+			  d->reason == POLICY_USELESS ? 0 : choose(p);
+}
+
+/* Why a guest that isn't throttled has to be, or needn't. */
+static enum policy_reason look_for_reason(const struct policy *p, bool ended, bool synced)
+{
+	if (is_hot(p) || (ended && is_stuck(p)))
+		return POLICY_STUCK;
+	if (ended && (is_slow(p) || is_slow_by_rate(p)))
+		return POLICY_SLOW;
+	if (synced && p->nr_points && is_pressed(p))
+		return POLICY_SLOW;
+	return POLICY_CONVERGES;
 }
 
 /**
@@ -538,6 +737,7 @@ struct policy_decision policy_feed(struct policy *p,
 {
 	struct policy_decision *d = &p->decision;
 	bool ended, synced = sample->syncs != p->last.syncs;
+	struct pace pace;
 
 	d->corrected = false;
 	if (!p->started) {
@@ -554,17 +754,18 @@ struct policy_decision policy_feed(struct policy *p,
 	if (sample->probe.used_s > 0)
 		take_probe(p, sample);
 	if (d->reason < POLICY_STUCK && p->last.syncs > 1) {
-		d->reason = POLICY_CONVERGES;
-		if (is_hot(p) || (ended && is_stuck(p)))
-			d->reason = POLICY_STUCK;
-		else if ((ended && is_slow(p)) || (synced && p->nr_points && is_pressed(p)))
-			d->reason = POLICY_SLOW;
+		d->reason = look_for_reason(p, ended, synced);
 		ended |= d->reason >= POLICY_STUCK;
 	}
+	/* The rate can't be limited any more. */
+	ended |= d->limit && !is_by_rate(p);
 	if (ended && d->reason >= POLICY_STUCK && d->reason != POLICY_USELESS)
 		correct(p);
 	d->probe_s = next_probe(p);
-	d->left_s = predict(p, share_of(d->percent_x100));
+	pace = (struct pace) { share_of(d->percent_x100), d->limit, false };
+	d->left_s = predict(p, pace);
+	d->by_rate = is_by_rate(p);
+	d->promised = d->limit && isfinite(d->left_s);
 	d->late = is_late(p);
 	if (ended && p->nr_points)
 		d->downtime_s = downtime_needed(p);

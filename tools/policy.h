@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * By how much a guest has to be throttled for its migration to end.  Pure
+ * How a guest has to be throttled for its migration to end.  Pure
  * arithmetic: it is fed with what QEMU says of the migration, and has no clock
  * and no I/O of its own.  The simulator in bench/converge uses it too.
  */
@@ -13,14 +13,26 @@
 /* Not more than QEMU's own max-cpu-throttle, unless asked for. */
 #define POLICY_MAX_X100	9900
 
+/* How a guest is throttled. */
+enum policy_by {
+	/* By the rate where it can be had, by a percentage otherwise. */
+	POLICY_BY_ANY,
+	/* By the rate at which its vCPUs dirty memory, or not at all. */
+	POLICY_BY_RATE,
+	/* By a percentage of its time. */
+	POLICY_BY_PERCENT,
+};
+
 /**
  * struct policy_settings - what the user wants
  * @max_x100: never throttle by more, in hundredths of a percent
  * @time_limit_s: how long the migration may take, 0 if that doesn't matter
+ * @by: how to throttle
  */
 struct policy_settings {
 	uint32_t max_x100;
 	double time_limit_s;
+	enum policy_by by;
 };
 
 /**
@@ -30,6 +42,18 @@ struct policy_settings {
  */
 struct policy_point {
 	double used_s;
+	double dirtied;
+};
+
+/**
+ * struct policy_vcpus - what is known of the rate at which vCPUs dirty memory
+ * @usable: it can be limited
+ * @lowest: bytes per second, the lowest limit for so many vCPUs
+ * @dirtied: bytes that they have dirtied while there was a limit
+ */
+struct policy_vcpus {
+	bool usable;
+	double lowest;
 	double dirtied;
 };
 
@@ -45,6 +69,7 @@ struct policy_point {
  * @probe: result of a probe that ended since the last sample, or zeroes
  * @probe_error: so much more may have been dirtied than that says
  * @other: share of the time that somebody else throttles the guest
+ * @vcpus: how fast its vCPUs dirty memory
  */
 struct policy_sample {
 	double time_s;
@@ -56,6 +81,7 @@ struct policy_sample {
 	struct policy_point probe;
 	double probe_error;
 	double other;
+	struct policy_vcpus vcpus;
 };
 
 /* Why the guest is throttled, or isn't. */
@@ -72,12 +98,26 @@ enum policy_reason {
 	POLICY_USELESS,
 };
 
+/* Why a limit to the rate was given up. */
+enum policy_futile {
+	POLICY_NOT_FUTILE,
+	/* The module sees none of what QEMU finds dirty. */
+	POLICY_UNSEEN,
+	/* It is others than the vCPUs that dirty most of it. */
+	POLICY_OTHERS,
+};
+
 /**
  * struct policy_decision - what to do
  * @percent_x100: throttle by so much from now on
+ * @limit: let the vCPUs dirty no more bytes per second, 0 for any number
+ * @by_rate: it is that which is limited, or would be
+ * @futile: why there is no limit any more
  * @reason: why
  * @left_s: predicted time until the end, INFINITY if there is none in sight,
  *	NAN if nothing is known yet
+ * @promised: it won't be later than that, as long as the link stays as fast: the limit
+ *	sees to that
  * @dirty_rate: bytes of new dirty pages per second in the last iteration
  * @late: the time limit can't be kept, even at the highest percentage
  * @downtime_s: the downtime that the highest percentage would need, if that is more
@@ -90,8 +130,12 @@ enum policy_reason {
  */
 struct policy_decision {
 	uint32_t percent_x100;
+	double limit;
+	bool by_rate;
+	enum policy_futile futile;
 	enum policy_reason reason;
 	double left_s;
+	bool promised;
 	double dirty_rate;
 	bool late;
 	double downtime_s;
@@ -109,6 +153,8 @@ struct policy_decision {
  * @sent: bytes sent in that
  * @dirtied: bytes found dirty at the ends of those that have ended
  * @syncs: how many have ended
+ * @limited: the rate has been limited since it began
+ * @before: what the vCPUs had dirtied when it began
  */
 struct policy_round {
 	double s;
@@ -116,6 +162,8 @@ struct policy_round {
 	double sent;
 	double dirtied;
 	unsigned int syncs;
+	bool limited;
+	double before;
 };
 
 /**
@@ -151,11 +199,12 @@ struct policy_hot {
  * @started: there is one
  * @decision: newest decision
  * @round: the iteration that is running
- * @points: the last iterations, the newest first
+ * @points: the last iterations without a limit to the rate, the newest first
  * @nr_points: how many they are
  * @probes: what probes have said
  * @hot: when they have said that this can't converge
- * @pass_s: how long the first iteration took
+ * @passed: the first iteration has ended
+ * @pass_s: how long that took
  * @drain: bytes of memory sent per second
  * @bandwidth: on the wire, smoothed
  * @most: the most that has ever remained
@@ -167,6 +216,7 @@ struct policy_hot {
  * @stuck_rounds: in how many iterations it hasn't become less
  * @free_rate: bytes dirtied per second in the last iteration without a throttle
  * @useless_rounds: how many since then had as many
+ * @futile_rounds: in how many far more was dirtied than the limit lets vCPUs dirty
  */
 struct policy {
 	struct policy_settings settings;
@@ -178,6 +228,7 @@ struct policy {
 	unsigned int nr_points;
 	struct policy_probes probes;
 	struct policy_hot hot;
+	bool passed;
 	double pass_s;
 	double drain;
 	double bandwidth;
@@ -189,8 +240,11 @@ struct policy {
 	unsigned int stuck_rounds;
 	double free_rate;
 	unsigned int useless_rounds;
+	unsigned int futile_rounds;
 };
 
+bool policy_set_by(struct policy_settings *settings, const char *name);
+void policy_set_max(struct policy_settings *settings, uint32_t max_x100);
 void policy_init(struct policy *p, const struct policy_settings *settings);
 struct policy_decision policy_feed(struct policy *p,
 				   const struct policy_sample *sample);

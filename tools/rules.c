@@ -107,8 +107,16 @@ static int set_max(const struct reader *reader, struct rules_choice *choice,
 
 	if (parse_percent(value, &percent_x100) || !percent_x100)
 		return wrong(reader, "max: '%s' is not a percentage from 0.01 to 99.99", value);
-	choice->policy.max_x100 = percent_x100;
+	policy_set_max(&choice->policy, percent_x100);
 	return 0;
+}
+
+static int set_by(const struct reader *reader, struct rules_choice *choice,
+		  const char *value)
+{
+	if (policy_set_by(&choice->policy, value))
+		return 0;
+	return wrong(reader, "by: '%s' is neither rate nor percent", value);
 }
 
 static int set_time_limit(const struct reader *reader, struct rules_choice *choice,
@@ -134,11 +142,13 @@ static int set(const struct reader *reader, const char *key, const char *value)
 		return set_file(reader, text, key, value);
 	if (!strcmp(key, "throttle"))
 		return set_throttle(reader, choice, value);
+	if (!strcmp(key, "by"))
+		return set_by(reader, choice, value);
 	if (!strcmp(key, "max"))
 		return set_max(reader, choice, value);
 	if (!strcmp(key, "time-limit"))
 		return set_time_limit(reader, choice, value);
-	return wrong(reader, "there is no '%s'; there are libvirt, sockets, prometheus, throttle, max, time-limit",
+	return wrong(reader, "there is no '%s'; there are libvirt, sockets, prometheus, throttle, by, max, time-limit",
 		     key);
 }
 

@@ -193,7 +193,8 @@ static void write_metrics(void *context)
 			.name = vm->name,
 			.pid = vm->a.vm.pid,
 			.migrates = vm->migrates,
-			.percent = vm->a.percent_x100 / 100.0,
+			.percent = vm->a.force.percent_x100 / 100.0,
+			.dirty_rate = vm->a.force.rate,
 			.remaining = vm->a.sample.remaining,
 			.left_s = vm->a.decision.left_s,
 		};
@@ -340,6 +341,13 @@ static void began(struct assist *a)
 	metrics_changed(vm->s);
 }
 
+static void chose(struct assist *a, bool as_wanted, const char *text)
+{
+	struct vm *vm = a->context;
+
+	tell(vm->s, as_wanted ? JOURNAL_INFO : JOURNAL_NOTICE, vm, NULL, text);
+}
+
 static void looked(struct assist *a)
 {
 	(void)a;
@@ -354,12 +362,13 @@ static void tell_end(struct vm *vm)
 	char *text = assist_sum_up(a, end);
 
 	assist_log_end(a, end);
-	metrics_ended(&vm->s->metrics, end->name, a->highest_x100, a->sample.time_s,
-		      unhelped_s, a->lost_s);
+	metrics_ended(&vm->s->metrics, end->name, assist_has_throttled(a), a->sample.time_s,
+		      unhelped_s, a->force.lost_s);
 	assist_add_string(fields, "end", end->name);
 	assist_add_number(fields, "migration_s", a->sample.time_s, 3);
-	assist_add_number(fields, "highest_percent", a->highest_x100 / 100.0, 2);
-	assist_add_number(fields, "lost_s", a->lost_s, 3);
+	assist_add_number(fields, "highest_percent", a->force.highest_x100 / 100.0, 2);
+	assist_add_number(fields, "lowest_rate_limit", a->force.lowest_rate ?: NAN, 0);
+	assist_add_number(fields, "lost_s", a->force.lost_s, 3);
 	assist_add_number(fields, "unhelped_s", unhelped_s, 3);
 	tell(vm->s, a->migration.phase == MIGRATION_COMPLETED ? JOURNAL_INFO : JOURNAL_NOTICE,
 	     vm, fields, text);
@@ -398,6 +407,7 @@ static const struct assist_owner socket_owner = {
 	.ready = ready,
 	.refused = refused,
 	.began = began,
+	.chose = chose,
 	.looked = looked,
 	.ended = ended,
 	.reconnect = reconnect,
@@ -410,6 +420,7 @@ static const struct assist_owner domain_owner = {
 	.ready = ready,
 	.refused = refused,
 	.began = began,
+	.chose = chose,
 	.looked = looked,
 	.ended = ended,
 };

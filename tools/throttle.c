@@ -48,6 +48,31 @@ int throttle_module_version(void)
 	return version < 0 ? 0 : version;
 }
 
+/* The interface's version that brought the rate. */
+#define RATE_VERSION	3
+
+/**
+ * throttle_no_rate() - why can't a dirty-rate limit be set?
+ * @error: the error of KVM_SET_THROTTLE, a positive number
+ *
+ * Return: why; NULL if @error isn't about that.
+ */
+const char *throttle_no_rate(int error)
+{
+	switch (error) {
+	case EBUSY:
+		return "ftrace is turned off (sysctl kernel.ftrace_enabled=1)";
+	case EINVAL:
+		/* One that is older takes a rate for a field that has to be 0. */
+		return throttle_module_version() < RATE_VERSION ?
+		       "the module that is loaded is older than this command" : NULL;
+	case EOPNOTSUPP:
+		return "this kernel has no ftrace with arguments, or no kprobes";
+	default:
+		return NULL;
+	}
+}
+
 /**
  * throttle_read() - read what is in force
  * @fd: the throttle fd

@@ -40,6 +40,7 @@ struct throttle {
 
 bool throttle_module_is_loaded(void);
 int throttle_module_version(void);
+const char *throttle_no_rate(int error);
 int throttle_read(int fd, struct throttle *t);
 void throttle_free(struct throttle *t);
 int throttle_find(pid_t vm, struct throttle **found, bool *hidden);

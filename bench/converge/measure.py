@@ -149,6 +149,7 @@ def migrate(case, variant, binary, command, options=()):
             if done.completed != (status in (0, 5)) or len(ends) != 1:
                 raise Failed(f'{case.name}: converge: exit status {status}: {converge.said}')
             result.update(percent=ends[0]['highest_percent'], lost_s=ends[0]['lost_s'],
+                          rate=ends[0]['lowest_rate_limit'],
                           status=status, log=log)
     if done.errors:
         raise Failed(f'{case.name}, {variant.title}: {done.errors} wrong pages in the guest')
@@ -243,7 +244,7 @@ def compare(results, cases, own, limits):
     check('guest work lost / defaults', '<= 1/2', 1 / 2, ratios('lost_s', DEFAULTS))
     check('longest stall / defaults', '<= 1/20', 1 / 20, ratios('stall_s', DEFAULTS),
           f"; without a throttle {within(ratios('stall_s', DEFAULTS, NONE), 1 / 20)}")
-    throttled = [name for name, runs in own.items() if any(run['percent'] for run in runs)]
+    throttled = [name for name, runs in own.items() if any(run['percent'] or run['rate'] for run in runs)]
     goals.check('throttled, though it converges', '0', str(throttled or 0), not throttled)
     if limits:
         kept = [run['seconds'] <= run['limit_s'] for run in limits]

@@ -35,6 +35,9 @@
 #define TIMER_RUN_S	0.01
 #define MODULE_PERIOD_S	0.010472
 
+/* The lowest limit to the rate that the module takes for a vCPU, in bytes per second. */
+#define LOWEST_RATE	(50 * 4096.0)
+
 enum shape {
 	UNIFORM,
 	SWEEP,
@@ -94,6 +97,7 @@ struct workload {
  * @iterations: dirty-sync-count
  * @late_s: when it was said that the time limit can't be kept, or INFINITY
  * @first_s: when it was throttled first, or INFINITY
+ * @promised_s: the end that was promised first, or INFINITY
  */
 struct outcome {
 	bool completed;
@@ -104,6 +108,7 @@ struct outcome {
 	unsigned int iterations;
 	double late_s;
 	double first_s;
+	double promised_s;
 };
 
 /* QEMU's auto-converge, as ram.c has it. */
@@ -131,18 +136,23 @@ struct variant {
 	double initial;
 	double increment;
 	bool limited;
+	enum policy_by by;
 };
 
 static const struct variant variants[] = {
-	{ "none", NONE, 0, 0, false },
-	{ "QEMU, defaults", QEMU, 20, 10, false },
-	{ "QEMU, 50 + 20", QEMU, 50, 20, false },
-	{ "converge", CONVERGE, 0, 0, false },
-	{ "converge --time-limit", CONVERGE, 0, 0, true },
-	{ "highest at once", HIGHEST, 0, 0, false },
+	{ .name = "none", .kind = NONE },
+	{ .name = "QEMU, defaults", .kind = QEMU, .initial = 20, .increment = 10 },
+	{ .name = "QEMU, 50 + 20", .kind = QEMU, .initial = 50, .increment = 20 },
+	{ .name = "converge", .kind = CONVERGE },
+	{ .name = "converge --by=percent", .kind = CONVERGE, .by = POLICY_BY_PERCENT },
+	{ .name = "converge --time-limit", .kind = CONVERGE, .limited = true },
+	{ .name = "highest at once", .kind = HIGHEST },
 };
 
-enum { V_NONE, V_DEFAULTS, V_TUNED, V_CONVERGE, V_LIMITED, V_HIGHEST, NR_VARIANTS };
+enum {
+	V_NONE, V_DEFAULTS, V_TUNED, V_CONVERGE, V_PERCENT, V_LIMITED, V_HIGHEST,
+	NR_VARIANTS
+};
 
 static double left_of(const struct workload *w)
 {
@@ -158,18 +168,43 @@ static bool is_quiet(const struct workload *w, double time_s)
 	return w->busy_s && fmod(time_s + w->phase_s, w->busy_s + w->quiet_s) >= w->busy_s;
 }
 
-/* The guest runs for a while. */
-static void run_guest(struct workload *w, double used_s)
+/* The guest runs for a while.  Returns how many bytes it dirties in that. */
+static double run_guest(struct workload *w, double used_s)
 {
+	double dirtied = 0;
+
 	for (unsigned int i = 0; i < w->nr_sets; i++) {
 		struct set *set = &w->sets[i];
+		double before = set->log;
 
 		if (set->shape == UNIFORM)
 			set->log += (set->size - set->log) *
 				    -expm1(-set->rate * used_s / set->size);
 		else
 			set->log = fmin(set->size, set->log + set->rate * used_s);
+		dirtied += set->log - before;
 	}
+	return dirtied;
+}
+
+/* How long does the guest run in @s if it may dirty no more than @bytes? */
+static double used_with(const struct workload *w, double s, double bytes)
+{
+	double low_s = 0, high_s = s;
+	struct workload copy = *w;
+
+	if (run_guest(&copy, s) <= bytes)
+		return s;
+	for (int i = 0; i < 40; i++) {
+		double used_s = (low_s + high_s) / 2;
+
+		copy = *w;
+		if (run_guest(&copy, used_s) <= bytes)
+			low_s = used_s;
+		else
+			high_s = used_s;
+	}
+	return low_s;
 }
 
 /*
@@ -264,14 +299,17 @@ static double random_of(uint64_t *state)
 
 static struct outcome migrate(struct workload w, const struct variant *v, uint64_t seed)
 {
-	struct outcome o = { .late_s = INFINITY, .first_s = INFINITY };
+	struct outcome o = {
+		.late_s = INFINITY, .first_s = INFINITY, .promised_s = INFINITY,
+	};
 	struct auto_converge a = { .initial = v->initial, .increment = v->increment };
 	struct policy_settings settings = {
 		.max_x100 = POLICY_MAX_X100,
 		.time_limit_s = v->limited ? w.time_limit_s : 0,
+		.by = v->by,
 	};
 	struct policy policy;
-	double percent = 0, sent = 0, forced_s = 5, horizon_s;
+	double percent = 0, limit = INFINITY, counted = 0, sent = 0, forced_s = 5, horizon_s;
 	double probe_s = 0, probe_left_s = 0, probe_busy_s = 0;
 	unsigned int forced_syncs = 0, probe_syncs = 0;
 
@@ -290,11 +328,12 @@ static struct outcome migrate(struct workload w, const struct variant *v, uint64
 		if (probe_left_s > 0)
 			s = fmin(s, PORTION_S * ceil(probe_left_s / PORTION_S));
 		sent += send(&w, now * s);
-		o.lost_s += s * (1 - share);
 		if (!is_quiet(&w, o.time_s)) {
-			run_guest(&w, s * share);
+			share = fmin(share, used_with(&w, s, limit * s) / s);
+			counted += run_guest(&w, s * share);
 			probe_busy_s += fmin(s, probe_left_s) * share;
 		}
+		o.lost_s += s * (1 - share);
 		o.time_s += s;
 		probe_left_s = fmax(probe_left_s - s, 0);
 
@@ -333,6 +372,11 @@ static struct outcome migrate(struct workload w, const struct variant *v, uint64
 				.sent = sent,
 				.bandwidth = now,
 				.downtime_s = w.downtime_s,
+				.vcpus = {
+					.usable = true,
+					.lowest = LOWEST_RATE,
+					.dirtied = counted,
+				},
 			};
 			struct policy_decision d;
 
@@ -353,12 +397,15 @@ static struct outcome migrate(struct workload w, const struct variant *v, uint64
 			}
 
 			percent = d.percent_x100 / 100.0;
+			limit = d.limit ?: INFINITY;
+			if (d.promised && isinf(o.promised_s))
+				o.promised_s = o.time_s + d.left_s;
 			if (d.late)
 				o.late_s = fmin(o.late_s, o.time_s);
 		}
 		o.percent = fmax(o.percent, percent);
 		o.stall_s = fmax(o.stall_s, stall_of(v, percent));
-		if (percent)
+		if (percent || isfinite(limit))
 			o.first_s = fmin(o.first_s, o.time_s);
 	}
 	return o;
@@ -429,6 +476,9 @@ static struct workload draw(unsigned int kind, uint64_t *state)
 /* Of a time limit: what is said later is no help. */
 #define EARLY		0.8
 
+/* A link that gets slower lets a promise be late. */
+#define LATENESS	1.05
+
 #define GIB		(1024 * MIB)
 #define SMALL		(16 * GIB)
 #define SLOW		(128 * MIB)
@@ -468,6 +518,8 @@ static const char * const groups[NR_GROUPS] = {
  * @missed: how many are not kept
  * @told: of which that is said early
  * @alarms: how many are kept, although it was said that they wouldn't be
+ * @promised: in how many an end was promised
+ * @in_time: how many of these end by then, or LATENESS later
  */
 struct group {
 	unsigned int stuck;
@@ -487,6 +539,8 @@ struct group {
 	unsigned int missed;
 	unsigned int told;
 	unsigned int alarms;
+	unsigned int promised;
+	unsigned int in_time;
 };
 
 static void *array(unsigned int nr)
@@ -530,10 +584,10 @@ static void add(struct group *g, const struct workload *w, const struct outcome 
 
 	if (o[V_NONE].completed && o[V_NONE].time_s <= PATIENCE_PASSES * pass_s) {
 		g->soon++;
-		g->soon_throttled += o[V_CONVERGE].percent > 0;
+		g->soon_throttled += isfinite(o[V_CONVERGE].first_s);
 	} else if (o[V_NONE].completed) {
 		g->late++;
-		g->late_throttled += o[V_CONVERGE].percent > 0;
+		g->late_throttled += isfinite(o[V_CONVERGE].first_s);
 	} else {
 		for (unsigned int v = 0; v < NR_VARIANTS; v++) {
 			g->times[v][g->stuck] = o[v].time_s / pass_s;
@@ -546,6 +600,11 @@ static void add(struct group *g, const struct workload *w, const struct outcome 
 		g->stuck++;
 		g->slower += o[V_CONVERGE].time_s > o[V_TUNED].time_s;
 	}
+	if (isfinite(o[V_CONVERGE].promised_s)) {
+		g->promised++;
+		g->in_time += o[V_CONVERGE].completed &&
+			      o[V_CONVERGE].time_s <= LATENESS * o[V_CONVERGE].promised_s;
+	}
 }
 
 static void print_groups(struct group *all, unsigned int nr)
@@ -553,36 +612,38 @@ static void print_groups(struct group *all, unsigned int nr)
 	printf("Medians over the workloads that don't converge without a throttle; all %u of them end, but for those in brackets.\n"
 	       "Time, and the guest's work lost: 1 is the time of one pass over all memory. best: %d %% from the end of the first pass on.\n\n",
 	       all[G_ALL].stuck, POLICY_MAX_X100 / 100);
-	puts("| | workloads | time: defaults | 50 + 20 | converge | best | work lost: defaults | 50 + 20 | converge | stall: defaults | 50 + 20 | converge | slower than 50 + 20 |");
-	puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+	puts("| | workloads | time: defaults | 50 + 20 | converge | by percent | best | work lost: defaults | 50 + 20 | converge | by percent | stall: defaults | 50 + 20 | by percent | slower than 50 + 20 |");
+	puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
 	for (unsigned int i = 0; i < NR_GROUPS; i++) {
-		static const int shown[] = { V_DEFAULTS, V_TUNED, V_CONVERGE, V_HIGHEST };
+		static const int times[] = { V_DEFAULTS, V_TUNED, V_CONVERGE, V_PERCENT, V_HIGHEST };
+		static const int stalls[] = { V_DEFAULTS, V_TUNED, V_PERCENT };
 		struct group *g = &all[i];
 
 		if (!g->stuck)
 			continue;
 		printf("| %s | %u |", groups[i], g->stuck);
-		for (unsigned int v = 0; v < 4; v++) {
-			printf(" %.2f", median(g->times[shown[v]], g->stuck));
-			if (g->ended[shown[v]] < g->stuck)
-				printf(" (%u)", g->stuck - g->ended[shown[v]]);
+		for (unsigned int v = 0; v < 5; v++) {
+			printf(" %.2f", median(g->times[times[v]], g->stuck));
+			if (g->ended[times[v]] < g->stuck)
+				printf(" (%u)", g->stuck - g->ended[times[v]]);
 			printf(" |");
 		}
+		for (unsigned int v = 0; v < 4; v++)
+			printf(" %.2f |", median(g->losts[times[v]], g->stuck));
 		for (unsigned int v = 0; v < 3; v++)
-			printf(" %.2f |", median(g->losts[shown[v]], g->stuck));
-		for (unsigned int v = 0; v < 3; v++)
-			printf(" %.0f ms |", median(g->stalls[shown[v]], g->stuck));
+			printf(" %.0f ms |", median(g->stalls[stalls[v]], g->stuck));
 		printf(" %u |\n", g->slower);
 	}
 	puts("\nWithout a throttle they converge within two passes, or later. A time limit can be kept if `best` or no throttle keeps it.\n");
-	puts("| | soon | throttled | later | throttled | limits that can be kept | kept | missed | foretold early | foretold, but kept |");
-	puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+	puts("| | soon | throttled | later | throttled | limits that can be kept | kept | missed | foretold early | foretold, but kept | ends promised | in time |");
+	puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
 	for (unsigned int i = 0; i < NR_GROUPS; i++) {
 		const struct group *g = &all[i];
 
-		printf("| %s | %u | %u | %u | %u | %u | %u (%.1f %%) | %u | %u | %u |\n", groups[i],
+		printf("| %s | %u | %u | %u | %u | %u | %u (%.1f %%) | %u | %u | %u | %u | %u |\n", groups[i],
 		       g->soon, g->soon_throttled, g->late, g->late_throttled, g->possible,
-		       g->kept, 100.0 * g->kept / g->possible, g->missed, g->told, g->alarms);
+		       g->kept, 100.0 * g->kept / g->possible, g->missed, g->told, g->alarms,
+		       g->promised, g->in_time);
 	}
 	printf("\n%u workloads. All times together, of converge and of the defaults: %.2f; of converge and of 50 + 20: %.2f. Work lost: %.2f, %.2f.\n",
 	       nr, all[G_ALL].time_s[V_CONVERGE] / all[G_ALL].time_s[V_DEFAULTS],

@@ -311,8 +311,131 @@ fake "$qmp" active:50 completed
 run_screen='s left\|no end in sight\|end unknown'
 NO_COLOR=1 TERM=xterm "$here/on_terminal" 24x120 -- "$command" converge --qmp "$qmp" --pid "$vm" >"$dir/out" 2>&1
 [ $? -eq 0 ] && grep -q '\[#*-*\] .*; iteration' "$dir/out" && grep -q "$run_screen" "$dir/out" &&
-	grep -q 'throttled 99.00 %' "$dir/out"
+	grep -q 'throttled by 99.00 %' "$dir/out"
 result 'a bar on a terminal'
+
+# --- by the rate at which memory is dirtied ---------------------------------------------
+
+end_vm
+start_vm 1 0w 1i -log "$dir/pages"
+
+# rate PATTERN: is in force
+rate()
+{
+	"$command" stat --json --pid "$vm" | grep -q "\"dirty_rate\":$1,\"logged"
+}
+
+# What is true of the log of a migration that ends by a rate.
+by_rate="[line['percent'] for line in of('iteration')] == [0] * len(of('iteration')) and
+of('iteration')[0]['rate_limit'] is None and of('iteration')[-1]['rate_limit'] and
+lines[-1]['highest_percent'] == 0 and lines[-1]['lost_s'] > 0.1 and
+lines[-1]['lowest_rate_limit'] == min(line['rate_limit'] for line in of('iteration') if line['rate_limit'])"
+
+# What was promised holds, but for a portion, in which QEMU looks.
+promised="[line for line in of('iteration') if line['promised']] and
+all(lines[-1]['migration_s'] + 0.3 <= line['migration_s'] + line['left_s'] + 0.15
+    for line in of('iteration') if line['promised']) and
+not [line for line in of('iteration') if line['promised'] and not line['rate_limit']]"
+
+fake --log "$dir/pages" --memory 4 "$qmp" active completed
+begin
+wait_for rate '[1-9][0-9]*'
+result 'a rate is in force'
+ends 0 'has completed after .* throttled to [1-9][0-9]* dirtied pages/s, and lost' &&
+	grep -q 'If it has to be throttled, then by a limit to what it dirties' "$dir/out" &&
+	grep -q 'ends in [1-9]* s; throttled to [1-9][0-9]* dirtied' "$dir/out"
+result 'the migration ends by it, and it is let go of'
+logged "$by_rate"
+result 'by a rate alone'
+logged "$promised"
+result 'when it was promised to'
+
+fake --log "$dir/pages" --memory 4 "$qmp" active completed
+begin --by percent
+wait_for percent '[1-9][0-9.]*' && ! rate '[1-9][0-9]*'
+result '--by percent'
+end_holder TERM
+! grep -q dirtied.pages "$dir/out" && logged "not of('end')[0]['lowest_rate_limit'] and of('end')[0]['highest_percent']"
+result '--by percent: by that alone'
+
+for state in cancelled failed postcopy-active close; do
+	fake --log "$dir/pages" --memory 4 "$qmp" active "$state"
+	begin
+	wait_for rate '[1-9][0-9]*'
+	end_holder 0
+	! throttled && grep -q 'throttled to [1-9]' "$dir/out"
+	result "$state: the rate is let go of"
+done
+for state in cancelling pre-switchover device hang levitating; do
+	fake --log "$dir/pages" --memory 4 "$qmp" active "$state"
+	begin
+	wait_for rate '[1-9][0-9]*'
+	wait_for rate 0 && kill -0 "$holder"
+	result "$state: the rate is let go of while it waits"
+	end_holder TERM
+done
+fake --log "$dir/pages" --memory 4 --others 2 "$qmp" active completed
+begin
+wait_for rate '[1-9][0-9]*'
+for signal in TERM KILL; do
+	end_holder $signal
+	! throttled
+	result "SIG$signal: the rate is let go of"
+	begin
+	wait_for rate '[1-9][0-9]*'
+done
+end_holder TERM
+
+# What devices dirty: 2 MiB in each iteration.
+fake --log "$dir/pages" --memory 4 --others 2 "$qmp" active completed
+begin
+wait_for rate '[1-9][0-9]*'
+wait_for percent '[1-9][0-9.]*' && rate 0
+result 'what others dirty: a percentage takes the place of the rate'
+end_holder TERM
+grep -q "isn't dirtied by vCPUs .* Throttled by a percentage from now on" "$dir/out" && logged "len(of('futile')) == 1"
+result 'which is said'
+fake --log "$dir/pages" --memory 4 --others 2 "$qmp" active completed
+begin --by rate
+wait_for rate '[1-9][0-9]*'
+wait_for rate 0 && not_throttled
+result '--by rate: nothing takes its place'
+end_holder TERM
+grep -q "isn't dirtied by vCPUs .* Full speed again" "$dir/out"
+result '--by rate: which is said'
+
+# Where it can't be had.
+# What sees dirtied pages stays for a second after a limit, and needs it.
+wait_for sysctl -q kernel.ftrace_enabled=0 2>/dev/null
+fake --log "$dir/pages" --memory 4 "$qmp" active completed
+begin
+wait_for percent '[1-9][0-9.]*'
+result 'without ftrace: a percentage'
+end_holder TERM
+last 'throttled by up to' && grep -q 'then by a percentage: ftrace is turned off' "$dir/out"
+result 'without ftrace: it is said'
+fake --log "$dir/pages" --memory 4 "$qmp" active
+begin --by rate
+wait_for grep -q "^It isn't throttled: ftrace is turned off" "$dir/held"
+result '--by rate without ftrace: it is said'
+sleep 8
+not_throttled && rate 0
+result '--by rate without ftrace: not throttled'
+end_holder TERM
+sysctl -q kernel.ftrace_enabled=1
+fake --log "$dir/pages" --memory 4 "$qmp" active completed
+LD_PRELOAD=$here/old_module.so begin
+wait_for percent '[1-9][0-9.]*'
+end_holder TERM
+last 'throttled by up to' && grep -q 'then by a percentage: the module that is loaded is older than this command' "$dir/out"
+result 'an older module: a percentage, which is said'
+end_vm
+start_vm 1 0i
+fake "$qmp" active:50 completed
+begin
+wait_for percent 99.00
+ends 0 'has completed' && grep -q "then by a percentage: KVM doesn't log what it dirties" "$dir/out"
+result 'where nothing is logged: a percentage, which is said'
 
 # --- somebody else throttles ----------------------------------------------------------
 
@@ -327,20 +450,21 @@ end_fake
 end_vm
 mkdir "$dir/vms"
 printf '%s\n' 'libvirt = none' "sockets = $dir/vms" "prometheus = $dir/vms.prom" 'max = 60' \
-	'[other]' 'max = 10' >"$dir/rules"
+	'[other]' 'max = 10' '[writer]' 'by = rate' >"$dir/rules"
 env --default-signal=INT "$command" converge --all --config "$dir/rules" \
 	</dev/null >"$dir/held" 2>&1 &
 holder=$!
 
-# fake_with_vm SECONDS STATE...: the VM's process was handed its monitor's socket by
-# fake_qmp, so long before it makes the VM
+# fake_with_vm SECONDS ARGUMENT...: the VM's process, $spin_arguments, was handed its
+# monitor's socket by fake_qmp, so long before it makes the VM
+spin_arguments='1 0i'
 fake_with_vm()
 {
 	wait="sleep $1"
 	shift
 	rm -f "$dir/vm" "$dir/fds" "$dir/vms/web"
-	"$here/fake_qmp" --after 1 --run "$wait; echo \$\$ >$dir/vm; exec $spin_vm 1 0i" \
-		"$dir/vms/web" "$@" >"$dir/fds" 2>"$dir/fake" &
+	"$here/fake_qmp" --after 1 --run "$wait; echo \$\$ >$dir/vm; exec $spin_vm $spin_arguments" \
+		"$@" >"$dir/fds" 2>"$dir/fake" &
 	fake=$!
 	wait_for test -s "$dir/fds"
 	vm=$(cat "$dir/vm")
@@ -351,8 +475,8 @@ said()
 	grep -q -- "$1" "$dir/held"
 }
 
-fake_with_vm 2 none active:50 completed
-wait_for percent 60.00
+fake_with_vm 2 "$dir/vms/web" none active:50 completed
+wait_for percent 60.00 && ! said 'then by'
 result 'the service throttles, as its rules say'
 wait_for said '^web: The migration has completed .* by up to 60.00 %' && ! throttled
 result 'and lets go'
@@ -364,9 +488,19 @@ wait_for grep -qs '^kvm_throttle_converge_helped_total 1' "$dir/vms.prom" &&
 result 'metrics: it has helped one'
 end_fake
 kill -KILL "$vm"
-fake_with_vm 0 none active:1000
+fake_with_vm 0 "$dir/vms/web" none active:1000
 wait_for percent 60.00
 result 'the next VM with that socket'
+end_fake
+kill -KILL "$vm"
+spin_arguments="1 0w 1i -log $dir/pages -name writer"
+rm -f "$dir/pages"
+# Too much for the downtime, and too little to be others than the vCPUs.
+fake_with_vm 0 --log "$dir/pages" --memory 4 --others 0.28 "$dir/vms/web" none active
+wait_for said '^writer: If it has to be throttled, then by a limit' && wait_for rate '[1-9][0-9]*'
+result 'one by rate, as a rule says'
+wait_for grep -q '^kvm_throttle_converge_dirty_rate{vm="writer",pid="[0-9]*"} [1-9]' "$dir/vms.prom"
+result 'metrics: the rate'
 end_holder TERM
 [ "$status" -eq 0 ] && ! throttled
 result 'SIGTERM: at full speed'

@@ -15,6 +15,9 @@
 #define BANDWIDTH	(100 * MIB)
 #define DOWNTIME_S	0.3
 
+/* The lowest limit to what vCPUs dirty, in bytes per second: that of one. */
+#define LOWEST		(50 * 4096.0)
+
 static unsigned int nr_tests, nr_failed;
 
 static void check(bool ok, const char *format, ...)
@@ -49,7 +52,7 @@ struct migration {
 
 static void begin(struct migration *m, double bytes, uint32_t max_x100, double limit_s)
 {
-	struct policy_settings settings = { max_x100, limit_s };
+	struct policy_settings settings = { .max_x100 = max_x100, .time_limit_s = limit_s };
 
 	*m = (struct migration) {
 		.sample = {
@@ -504,6 +507,225 @@ static double share_beside(double other)
 	return 100 - percent(&m);
 }
 
+/* Begin with a migration whose vCPUs can be limited in what they dirty. */
+static void begin_by(struct migration *m, double bytes, enum policy_by by, double limit_s)
+{
+	begin(m, bytes, POLICY_MAX_X100, limit_s);
+	m->policy.settings.by = by;
+	m->sample.vcpus = (struct policy_vcpus) { .usable = true, .lowest = LOWEST };
+	m->policy.last = m->sample;
+}
+
+/*
+ * Iterations in which the vCPUs would dirty @rate bytes per second, up to @all, and keep to
+ * the limit, and others dirty @others.  Ends when what is left can be sent in the downtime.
+ */
+static void iterate_limited(struct migration *m, int n, double rate, double all, double others)
+{
+	while (n-- && m->sample.remaining > DOWNTIME_S * BANDWIDTH) {
+		double s = fmax(ceil((m->sample.remaining / BANDWIDTH - DOWNTIME_S) * 10) / 10, 0.1);
+		double vcpus = fmin(rate * s, all);
+
+		if (m->d.limit) {
+			vcpus = fmin(vcpus, m->d.limit * s);
+			m->sample.vcpus.dirtied += vcpus;
+		}
+		iterate(m, vcpus + others * s);
+	}
+}
+
+static bool has_ended(const struct migration *m)
+{
+	return m->sample.remaining <= DOWNTIME_S * BANDWIDTH;
+}
+
+static void test_rate(void)
+{
+	struct migration m;
+	double promised_s, rate;
+
+	/* Of 1000 MiB all are dirtied in no time: 97 % would be sent until that is seen. */
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	check(!m.d.by_rate && !m.d.limit, "no limit before anything is known");
+	m.probe_rate = 2 * BANDWIDTH;
+	while (m.sample.remaining > 200 * MIB) {
+		m.sample.time_s += 0.1;
+		m.sample.remaining -= 0.1 * BANDWIDTH;
+		m.sample.sent += 0.1 * BANDWIDTH;
+		feed(&m);
+	}
+	check(m.d.by_rate && !m.d.limit, "nor in the first pass, whatever probes say");
+	iterate(&m, 1000 * MIB);
+	rate = 0.5 * DOWNTIME_S * BANDWIDTH / (m.sample.remaining / BANDWIDTH);
+	check(about(m.d.limit, rate, rate / 1e6) && !m.d.percent_x100 && m.d.corrected,
+	      "then half of what the downtime allows: %.2f MiB/s", m.d.limit / MIB);
+	check(m.d.promised && m.d.left_s > 15 && m.d.left_s < 25,
+	      "the end is promised, in %.1f s: the limit began within an iteration", m.d.left_s);
+	promised_s = m.sample.time_s + m.d.left_s;
+	/* It was all dirtied before the limit was in force. */
+	iterate(&m, 1000 * MIB);
+	check(m.d.limit && m.sample.time_s + m.d.left_s <= promised_s + 0.2,
+	      "which holds even if the guest had dirtied all by then: %.1f s, %.1f s", promised_s,
+	      m.sample.time_s + m.d.left_s);
+	promised_s = m.sample.time_s + m.d.left_s;
+	iterate_limited(&m, 4, INFINITY, 1000 * MIB, 0);
+	check(has_ended(&m) && m.sample.time_s + DOWNTIME_S <= promised_s + 0.1,
+	      "it ends after %.1f s, %.1f s were promised", m.sample.time_s + DOWNTIME_S, promised_s);
+
+	/* Each iteration has a rate of its own, but near the end it isn't raised. */
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	iterate(&m, 900 * MIB);
+	rate = m.d.limit;
+	iterate(&m, 300 * MIB);
+	check(m.d.limit > rate, "a shorter iteration may dirty more a second: %.2f, %.2f MiB/s",
+	      rate / MIB, m.d.limit / MIB);
+	rate = m.d.limit;
+	m.sample.vcpus.dirtied += 5 * MIB;
+	iterate(&m, 5 * MIB);
+	check(m.d.limit == rate, "the last one not: %.2f MiB/s", m.d.limit / MIB);
+}
+
+static void test_rate_or_not(void)
+{
+	struct migration m;
+	int i;
+
+	begin_by(&m, 4000 * MIB, POLICY_BY_ANY, 0);
+	for (double bytes = 2000 * MIB; bytes > 40 * MIB; bytes /= 1.5) {
+		iterate(&m, bytes);
+		if (m.d.limit)
+			break;
+	}
+	check(!m.d.limit && m.d.reason == POLICY_CONVERGES, "what shrinks by a third each time has no limit");
+
+	begin_by(&m, 1000 * MIB, POLICY_BY_PERCENT, 0);
+	iterate(&m, 900 * MIB);
+	check(!m.d.limit && !m.d.percent_x100 && !m.d.by_rate, "by percent: one iteration says too little");
+	iterate(&m, 900 * MIB);
+	check(!m.d.limit && m.d.percent_x100, "by percent: there is no limit: %.2f %%", percent(&m));
+
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	m.sample.vcpus.usable = false;
+	iterate(&m, 900 * MIB);
+	iterate(&m, 900 * MIB);
+	check(!m.d.limit && m.d.percent_x100, "nor where it can't be had: %.2f %%", percent(&m));
+
+	begin_by(&m, 1000 * MIB, POLICY_BY_RATE, 0);
+	m.sample.vcpus.usable = false;
+	for (i = 0; i < 12 && !m.d.percent_x100; i++)
+		iterate(&m, 900 * MIB);
+	check(i == 12 && !m.d.limit && !m.d.promised && !(m.d.downtime_s > 0),
+	      "by rate alone: no percentage in its place");
+
+	/* It can't be had any more. */
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	iterate(&m, 900 * MIB);
+	m.sample.vcpus.usable = false;
+	m.sample.time_s += 0.05;
+	feed(&m);
+	check(!m.d.limit && m.d.percent_x100 && m.d.corrected,
+	      "a percentage takes its place at once: %.2f %%", percent(&m));
+
+	/* The same after an iteration that had one: it doesn't tell what the guest would do. */
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	iterate(&m, 900 * MIB);
+	iterate(&m, 900 * MIB);
+	iterate_limited(&m, 1, INFINITY, 900 * MIB, 0);
+	m.sample.vcpus.usable = false;
+	m.sample.time_s += 0.05;
+	m.sample.remaining = 900 * MIB;
+	feed(&m);
+	check(!m.d.limit && percent(&m) == 99, "it is fitted to what was dirtied without a limit: %.2f %%",
+	      percent(&m));
+}
+
+static void test_lowest_rate(void)
+{
+	struct migration m;
+
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	m.sample.vcpus.lowest = 3 * MIB;
+	iterate(&m, 900 * MIB);
+	check(m.d.limit == 3 * MIB && m.d.promised, "the module's lowest rate: %.1f MiB/s",
+	      m.d.limit / MIB);
+	iterate_limited(&m, 8, INFINITY, 900 * MIB, 0);
+	check(has_ended(&m), "it ends, but later: after %.1f s", m.sample.time_s);
+
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	m.sample.vcpus.lowest = 2 * BANDWIDTH;
+	iterate(&m, 900 * MIB);
+	iterate_limited(&m, 6, INFINITY, 900 * MIB, 0);
+	check(!m.d.promised && isinf(m.d.left_s), "no end is promised that isn't in sight");
+}
+
+static void test_futile(void)
+{
+	struct migration m;
+	int i;
+
+	/* Devices dirty it, and the vCPUs something too. */
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	iterate_limited(&m, 2, 0.1 * BANDWIDTH, INFINITY, 1.2 * BANDWIDTH);
+	check(m.d.limit, "what others dirty is limited at first");
+	for (i = 0; i < 20 && m.d.limit; i++)
+		iterate_limited(&m, 1, 0.1 * BANDWIDTH, INFINITY, 1.2 * BANDWIDTH);
+	check(m.d.futile == POLICY_OTHERS && !m.d.limit && m.d.percent_x100 && i == 2,
+	      "after %d more it is known, and a percentage tried: %.2f %%", i, percent(&m));
+	for (i = 0; i < 20 && m.d.reason != POLICY_USELESS; i++)
+		iterate_limited(&m, 1, 0.1 * BANDWIDTH, INFINITY, 1.2 * BANDWIDTH);
+	check(m.d.reason == POLICY_USELESS && !m.d.percent_x100 && !m.d.limit,
+	      "which is let go of, too");
+
+	begin_by(&m, 1000 * MIB, POLICY_BY_RATE, 0);
+	iterate_limited(&m, 6, 0, INFINITY, 1.2 * BANDWIDTH);
+	check(m.d.futile == POLICY_UNSEEN && !m.d.limit && !m.d.percent_x100,
+	      "none of it is seen: by rate alone, full speed");
+
+	/* A bit more than what is counted is QEMU's own, or was looked at later. */
+	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
+	m.sample.vcpus.lowest = 30 * MIB;
+	for (i = 0; i < 6; i++)
+		iterate_limited(&m, 1, INFINITY, 900 * MIB, 0.005 * BANDWIDTH);
+	check(!m.d.futile && m.d.limit, "a bit that others dirty doesn't matter");
+}
+
+static void test_rate_in_time(void)
+{
+	struct migration m;
+
+	begin_by(&m, 4000 * MIB, POLICY_BY_ANY, 1000);
+	iterate(&m, 3000 * MIB);
+	iterate(&m, 2400 * MIB);
+	check(!m.d.limit && !m.d.late, "by rate, too: there is time for what shrinks slowly");
+
+	begin_by(&m, 4000 * MIB, POLICY_BY_ANY, 90);
+	iterate(&m, 3000 * MIB);
+	check(m.d.limit && m.d.reason == POLICY_SLOW && !m.d.late,
+	      "there is none for it within 90 s: %.2f MiB/s", m.d.limit / MIB);
+	iterate_limited(&m, 6, BANDWIDTH, 3000 * MIB, 0);
+	check(has_ended(&m) && m.sample.time_s < 90 && !m.d.late, "which are kept: %.1f s",
+	      m.sample.time_s);
+
+	begin_by(&m, 4000 * MIB, POLICY_BY_ANY, 60);
+	iterate(&m, 3000 * MIB);
+	check(m.d.late, "60 s are too short, at %.1f s", m.sample.time_s);
+}
+
+static void test_settings(void)
+{
+	struct policy_settings s = { .max_x100 = POLICY_MAX_X100 };
+
+	policy_set_max(&s, 5000);
+	check(s.max_x100 == 5000 && s.by == POLICY_BY_PERCENT, "a highest percentage is one");
+	s = (struct policy_settings) { .max_x100 = POLICY_MAX_X100 };
+	check(policy_set_by(&s, "rate") && s.by == POLICY_BY_RATE, "rate");
+	policy_set_max(&s, 5000);
+	check(s.by == POLICY_BY_RATE, "rate, with a highest percentage");
+	check(policy_set_by(&s, "percent") && s.by == POLICY_BY_PERCENT, "percent");
+	check(!policy_set_by(&s, "any") && !policy_set_by(&s, "Rate") && !policy_set_by(&s, ""),
+	      "neither");
+}
+
 static void test_other(void)
 {
 	double alone = share_beside(0), beside = share_beside(0.5);
@@ -527,6 +749,12 @@ int main(void)
 	test_odd();
 	test_useless();
 	test_downtime();
+	test_rate();
+	test_rate_or_not();
+	test_lowest_rate();
+	test_futile();
+	test_rate_in_time();
+	test_settings();
 	test_other();
 	printf("1..%u\n", nr_tests);
 	return nr_failed != 0;

@@ -33,12 +33,14 @@ static const char file[] =
 	"\n"
 	"  sockets =  /run/vms with space \r\n"
 	"prometheus=/var/lib/a=b.prom\n"
+	"by = rate\n"
 	"max = 95.5\n"
 	"time-limit = 5m\n"
 	"[web-[0-9]*]\n"
 	"max = 80%\n"
 	"[db]\n"
 	"throttle = off\n"
+	"by = percent\n"
 	"[a [strange] na*me = #1]\n"
 	"time-limit = none\n"
 	"[ü*]\n"
@@ -55,18 +57,19 @@ static const struct {
 	bool off;
 	uint32_t max_x100;
 	double time_limit_s;
+	enum policy_by by;
 } vms[] = {
-	{ "other", false, 9550, 300 },
+	{ "other", false, 9550, 300, POLICY_BY_RATE },
 	/* The first that fits. */
-	{ "web-1", false, 8000, 300 },
-	{ "web-x", false, 9550, 300 },
-	{ "db", true, 9550, 300 },
-	{ "db2", false, 9550, 300 },
+	{ "web-1", false, 8000, 300, POLICY_BY_RATE },
+	{ "web-x", false, 9550, 300, POLICY_BY_RATE },
+	{ "db", true, 9550, 300, POLICY_BY_PERCENT },
+	{ "db2", false, 9550, 300, POLICY_BY_RATE },
 	/* As it is written, though as a pattern it says something else. */
-	{ "a [strange] na*me = #1", false, 9550, 0 },
-	{ "über", false, 9550, 1.5 },
-	{ "on", false, 9550, 300 },
-	{ "", false, 9550, 300 },
+	{ "a [strange] na*me = #1", false, 9550, 0, POLICY_BY_RATE },
+	{ "über", false, 9550, 1.5, POLICY_BY_RATE },
+	{ "on", false, 9550, 300, POLICY_BY_RATE },
+	{ "", false, 9550, 300, POLICY_BY_RATE },
 };
 
 static void test_right(void)
@@ -84,10 +87,11 @@ static void test_right(void)
 		struct rules_choice c = rules_for(&r, vms[i].vm);
 		char got[128];
 
-		snprintf(got, sizeof(got), "%d %u %g", c.off, c.policy.max_x100,
-			 c.policy.time_limit_s);
+		snprintf(got, sizeof(got), "%d %u %g %d", c.off, c.policy.max_x100,
+			 c.policy.time_limit_s, c.policy.by);
 		result(c.off == vms[i].off && c.policy.max_x100 == vms[i].max_x100 &&
-		       c.policy.time_limit_s == vms[i].time_limit_s, vms[i].vm, got);
+		       c.policy.time_limit_s == vms[i].time_limit_s &&
+		       c.policy.by == vms[i].by, vms[i].vm, got);
 	}
 	rules_free(&r);
 	result(!read_text(&r, "libvirt = none\n", 15, why, sizeof(why)) && !r.libvirt,
@@ -95,7 +99,12 @@ static void test_right(void)
 	rules_free(&r);
 	result(!rules_read(&r, NULL, why, sizeof(why)) && r.libvirt && !r.sockets &&
 	       rules_for(&r, "any").policy.max_x100 == POLICY_MAX_X100 &&
+	       rules_for(&r, "any").policy.by == POLICY_BY_ANY &&
 	       !rules_for(&r, "any").off, "no file", why);
+	rules_free(&r);
+	result(!read_text(&r, "max = 80\n", 9, why, sizeof(why)) &&
+	       rules_for(&r, "any").policy.by == POLICY_BY_PERCENT,
+	       "a highest percentage is by percent", why);
 	rules_free(&r);
 }
 
@@ -110,6 +119,8 @@ static const struct {
 	{ "\n\nmax =", "line 3: max: ''" },
 	{ "time-limit = 0.5s", "line 1: time-limit: '0.5s' is not a time" },
 	{ "time-limit = never", "line 1: time-limit" },
+	{ "by = any", "line 1: by: 'any' is neither rate nor percent" },
+	{ "by =", "line 1: by: '' is neither" },
 	{ "throttle = yes", "line 1: throttle: 'yes' is neither on nor off" },
 	{ "maximum = 80", "line 1: there is no 'maximum'; there are libvirt" },
 	{ "Max = 80", "line 1: there is no 'Max'" },

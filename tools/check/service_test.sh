@@ -111,12 +111,16 @@ is_idle()
 
 rules 'max = 90' '[web-*]' 'throttle = off'
 expect 0 "rules is right" converge --all --check --config "$dir/rules"
-rules 'max = 900'
-expect 1 "rules: line 3: max: '900' is not a percentage" converge --all --check --config "$dir/rules"
-expect 1 "rules: line 3: max: '900' is not a percentage" converge --all --config "$dir/rules"
+rules 'by = any'
+expect 1 "rules: line 3: by: 'any' is neither rate nor percent" converge --all --check --config "$dir/rules"
+rules 'by = rate' 'max = 900'
+expect 1 "rules: line 4: max: '900' is not a percentage" converge --all --check --config "$dir/rules"
+expect 1 "rules: line 4: max: '900' is not a percentage" converge --all --config "$dir/rules"
 expect 1 "none: No such file" converge --all --check --config "$dir/none"
 expect 1 "vms: Is a directory" converge --all --check --config "$vms"
 expect 2 'no option for it' converge --all --max 80
+expect 2 'no option for it' converge --all --by rate
+expect 2 "by: 'any' is neither rate nor percent" converge --qmp a --by any
 expect 2 'no option for it' converge --all --domain a
 expect 2 'are for --all' converge --qmp a --check
 
@@ -254,6 +258,7 @@ result 'metrics: one has ended'
 grep -q '^kvm_throttle_module_loaded [01]$' "$dir/vms.prom" &&
 	grep -q '^kvm_throttle_converge_vms 4$' "$dir/vms.prom" &&
 	grep -q '^kvm_throttle_converge_throttle_ratio{vm="a\\"b\\\\c",pid="[0-9]*"} 0$' "$dir/vms.prom" &&
+	grep -q '^kvm_throttle_converge_dirty_rate{vm="a\\"b\\\\c",pid="[0-9]*"} 0$' "$dir/vms.prom" &&
 	grep -q '^kvm_throttle_converge_remaining_bytes{vm="a\\"b\\\\c",pid="[0-9]*"} [1-9]' "$dir/vms.prom" &&
 	! grep -q 'ratio{vm="web' "$dir/vms.prom"
 result 'metrics: the others'
@@ -281,6 +286,7 @@ web = [line for line in lines if line['vm_name'] == 'web']
 assert [web[0]['event'], web[-1]['event']] == ['start', 'end'], web
 assert web[0]['max_percent'] == 70 and web[0]['pid'] == web[0]['vm']['pid'], web[0]
 assert web[-1]['end'] == 'completed' and web[-1]['highest_percent'] == 0, web[-1]
+assert web[-1]['lowest_rate_limit'] is None, web[-1]
 assert 'unhelped_s' in web[-1], web[-1]
 PYTHON
 result 'JSON: each line'

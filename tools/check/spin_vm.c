@@ -2,12 +2,14 @@
 /*
  * A process with virtual machines for vm_test.sh to throttle.
  *
- *	spin_vm NUMBER ID[i]... [-name NAME]
+ *	spin_vm NUMBER ID[i|w]... [-log SOCKET] [-name NAME]
  *
  * creates NUMBER virtual machines and prints their fds, and a copy of the last,
  * which a VMM may have too.  Each has the vCPUs of those ids, which spin, or
- * stay idle where an "i" follows.  The name is for others to read, as QEMU's is.
- * Ends when it is killed.
+ * stay idle where an "i" follows, or write to one page after the other of 1 MiB of
+ * memory where a "w" does.  With -log, KVM logs which of those pages are dirtied;
+ * who connects to the socket reads how many were since the last time, of the last
+ * machine.  The name is for others to read, as QEMU's is.  Ends when it is killed.
  */
 #include <err.h>
 #include <errno.h>
@@ -20,18 +22,27 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <linux/kvm.h>
 
 #define PAGE		4096
 
+/* The memory that vCPUs write to, which is another slot than that with their code. */
+#define DIRTY_SIZE	0x100000
+#define DIRTY_SLOT	1
+
 #if defined(__x86_64__)
 
 /* An x86 CPU begins 16 bytes below 4 GiB: there it finds "jmp .". */
 #define RESET_PAGE	0xfffff000
 #define RESET_OFFSET	0xff0
+#define DIRTY_START	0
 static const char spin[] = "\xeb\xfe";
+/* One page is 0x100 in a segment register: "mov ds, ax; inc [0]; add ax, 0x100", again. */
+static const char write_pages[] = "\x8e\xd8\xfe\x06\x00\x00\x05\x00\x01\xeb\xf5";
 
 static void create_irqchip(int vm)
 {
@@ -54,7 +65,11 @@ static void init_vcpu(int vm, int vcpu, bool idle)
 /* An arm64 CPU of KVM's begins at 0: there it finds "b .". */
 #define RESET_PAGE	0
 #define RESET_OFFSET	0
+#define DIRTY_START	0x100000
 static const char spin[] = "\x00\x00\x00\x14";
+/* "mov x0, 0x100000", then "str w0, [x0]; add x0, x0, 0x1000; tbz w0, 21", again. */
+static const char write_pages[] = "\x00\x02\xa0\xd2\x00\x00\x00\xb9\x00\x04\x40\x91"
+	"\xc0\xff\xaf\x36\xfc\xff\xff\x17";
 
 /* None is needed. */
 static void create_irqchip(int vm)
@@ -89,54 +104,129 @@ static void create_vcpu(int vm, const char *arg)
 {
 	unsigned long id;
 	pthread_t thread;
-	char *idle;
+	char *what;
 	int vcpu;
 
-	id = strtoul(arg, &idle, 10);
+	id = strtoul(arg, &what, 10);
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, id);
 	if (vcpu < 0)
 		err(1, "KVM_CREATE_VCPU");
-	init_vcpu(vm, vcpu, *idle);
+	init_vcpu(vm, vcpu, *what == 'i');
 	if (pthread_create(&thread, NULL, run, (void *)(intptr_t)vcpu))
 		errx(1, "no thread");
 }
 
-static int create_vm(int kvm, char *page)
+static void *allocate(size_t size)
 {
-	struct kvm_userspace_memory_region memory = {
-		.guest_phys_addr = RESET_PAGE,
-		.memory_size = PAGE,
-		.userspace_addr = (uintptr_t)page,
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+
+	if (memory == MAP_FAILED)
+		err(1, "mmap");
+	return memory;
+}
+
+static void add_memory(int vm, uint32_t slot, uint32_t flags, uint64_t start, size_t size,
+		       void *memory)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.flags = flags,
+		.guest_phys_addr = start,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)memory,
 	};
+
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+		err(1, "KVM_SET_USER_MEMORY_REGION");
+}
+
+static int create_vm(int kvm, void *code, bool log)
+{
 	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 
 	if (vm < 0)
 		err(1, "KVM_CREATE_VM");
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &memory))
-		err(1, "KVM_SET_USER_MEMORY_REGION");
+	add_memory(vm, 0, 0, RESET_PAGE, PAGE, code);
+	add_memory(vm, DIRTY_SLOT, log ? KVM_MEM_LOG_DIRTY_PAGES : 0, DIRTY_START, DIRTY_SIZE,
+		   allocate(DIRTY_SIZE));
 	create_irqchip(vm);
 	return vm;
+}
+
+/* How many pages have been dirtied since the last time? */
+static int read_log(int vm)
+{
+	uint64_t bits[DIRTY_SIZE / PAGE / 64] = { 0 };
+	struct kvm_dirty_log log = { .slot = DIRTY_SLOT, .dirty_bitmap = bits };
+	int pages = 0;
+
+	if (ioctl(vm, KVM_GET_DIRTY_LOG, &log))
+		err(1, "KVM_GET_DIRTY_LOG");
+	for (size_t i = 0; i < sizeof(bits) / sizeof(*bits); i++)
+		pages += __builtin_popcountll(bits[i]);
+	return pages;
+}
+
+static int listen_at(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		errx(2, "%s: too long", path);
+	memcpy(address.sun_path, path, strlen(path));
+	if (server < 0 || bind(server, (struct sockaddr *)&address, sizeof(address)) ||
+	    listen(server, 1))
+		err(1, "%s", path);
+	return server;
+}
+
+static _Noreturn void serve_log(int server, int vm)
+{
+	for (;;) {
+		int client = accept(server, NULL, NULL);
+
+		if (client < 0)
+			err(1, "accept");
+		dprintf(client, "%d\n", read_log(vm));
+		close(client);
+	}
+}
+
+/* Do the vCPUs write? */
+static bool do_write(char **args)
+{
+	for (; *args && **args != '-'; args++) {
+		if (strchr(*args, 'w'))
+			return true;
+	}
+	return false;
 }
 
 int main(int argc, char **argv)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int nr, copy, vm = -1;
-	char *page;
+	int nr, copy, vm = -1, server = -1;
+	char *code;
 
 	if (kvm < 0)
 		err(1, "/dev/kvm");
 	nr = argc < 3 ? 0 : atoi(argv[1]);
 	if (nr < 1)
 		errx(2, "how many VMs, with which vCPUs?");
-	page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (page == MAP_FAILED)
-		err(1, "mmap");
-	memcpy(page + RESET_OFFSET, spin, sizeof(spin));
+	code = allocate(PAGE);
+	if (do_write(argv + 2))
+		memcpy(code + RESET_OFFSET, write_pages, sizeof(write_pages));
+	else
+		memcpy(code + RESET_OFFSET, spin, sizeof(spin));
+	for (int i = 2; i < argc - 1; i++) {
+		if (!strcmp(argv[i], "-log"))
+			server = listen_at(argv[i + 1]);
+	}
 
 	for (int i = 0; i < nr; i++) {
-		vm = create_vm(kvm, page);
+		vm = create_vm(kvm, code, server >= 0);
 		printf("%d ", vm);
 		for (int v = 2; v < argc && *argv[v] != '-'; v++)
 			create_vcpu(vm, argv[v]);
@@ -146,6 +236,8 @@ int main(int argc, char **argv)
 		err(1, "dup");
 	printf("%d\n", copy);
 	fflush(stdout);
+	if (server >= 0)
+		serve_log(server, vm);
 	for (;;)
 		pause();
 }

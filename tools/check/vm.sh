@@ -67,7 +67,7 @@ end_holder()
 
 throttled()
 {
-	"$command" stat --pid "$vm" | grep -q throttled.by
+	"$command" stat --pid "$vm" | grep -q ': throttled '
 }
 
 # wait_for CONDITION...: at most 100 seconds, of which starting a large program may
