@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
@@ -281,33 +282,60 @@ static void follow_rules(struct vm *vm)
 		assist_disconnect(&vm->a);
 }
 
+/* Nothing can be done about this socket, at least now. */
+static void give_up(struct vm *vm, int error, const char *why)
+{
+	/* What a QEMU has left is made anew by the next one. */
+	if (error != -ECONNREFUSED && error != -ENOENT)
+		tell(vm->s, JOURNAL_WARNING, vm, NULL, why);
+	drop(vm);
+	if (error == -EMFILE || error == -ENFILE)
+		loop_start(&vm->s->loop, &vm->s->folder_timer, now_ns() + RETRY_NS);
+}
+
+/* Files for what takes two at a time, such as to go through the processes of this host. */
+static bool has_files(void)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC))
+		return false;
+	close(fds[0]);
+	close(fds[1]);
+	return true;
+}
+
 /*
  * Find out whose monitor a socket is.  QEMU has greeted, so it has made its VM: before
  * that, whoever made the socket may be taken for it.
  */
-static bool find_vm(struct vm *vm)
+static int find_vm(struct vm *vm)
 {
-	pid_t pid = proc_of_monitor(qmp_fd(vm->a.qmp), vm->path);
-	struct process process = proc_of_thread(pid);
+	struct process process;
 
-	if (!process.pid || assist_vm(&vm->a, &process)) {
-		tell(vm->s, JOURNAL_WARNING, vm, NULL,
-		     "which process is its QEMU? That can't be found");
-		return false;
-	}
+	/* Without, /proc says nothing of processes that are there. */
+	if (!has_files())
+		return -errno;
+	process = proc_of_thread(proc_of_monitor(qmp_fd(vm->a.qmp), vm->path));
+	if (!process.pid || assist_vm(&vm->a, &process))
+		return -ESRCH;
 	vm->known = true;
 	name_vm(vm);
-	return true;
+	return 0;
 }
 
 static void ready(struct assist *a)
 {
 	struct vm *vm = a->context;
+	int error;
 
 	vm->tries = 0;
 	if (!vm->known) {
-		if (!find_vm(vm)) {
-			drop(vm);
+		error = find_vm(vm);
+		if (error) {
+			give_up(vm, error, error == -ESRCH ?
+				"which process is its QEMU? That can't be found" :
+				strerror(-error));
 			return;
 		}
 		follow_rules(vm);
@@ -457,13 +485,8 @@ static void try_socket(void *context)
 		loop_start(&vm->s->loop, &vm->retry, now_ns() + LISTEN_NS);
 		return;
 	}
-	/* A socket that a QEMU has left is made anew by the next one. */
 	if (fd < 0) {
-		if (fd != -ECONNREFUSED && fd != -ENOENT)
-			tell(vm->s, JOURNAL_WARNING, vm, NULL, why);
-		drop(vm);
-		if (fd == -EMFILE || fd == -ENFILE)
-			loop_start(&vm->s->loop, &vm->s->folder_timer, now_ns() + RETRY_NS);
+		give_up(vm, fd, why);
 		return;
 	}
 	assist_connect(&vm->a, fd);

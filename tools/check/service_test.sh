@@ -204,7 +204,7 @@ prlimit --nofile=40:40 env --default-signal=INT,HUP "$command" converge --all \
 	--config "$dir/rules" </dev/null >"$dir/out" 2>&1 &
 service=$!
 wait_for said 'few.[0-9]*: Too many open files' && wait_for said 'few.[0-9]*: a migration has begun' &&
-	kill -0 "$service"
+	kill -0 "$service" && no_line "can't be found"
 result 'more sockets than it may have files'
 end_service TERM
 [ "$status" -eq 0 ]
