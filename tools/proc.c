@@ -250,7 +250,13 @@ int proc_get_fd(int pidfd, int fd)
 	return copy < 0 ? -errno : copy;
 }
 
-static bool has_vm(pid_t pid)
+/**
+ * proc_has_vm() - has a process a VM?
+ * @pid: its id
+ *
+ * Return: true if so, and if it can be seen.
+ */
+bool proc_has_vm(pid_t pid)
 {
 	int *fds, nr = proc_find_fds(pid, "anon_inode:kvm-vm", &fds);
 
@@ -303,7 +309,7 @@ pid_t proc_of_monitor(int fd, const char *path)
 	DIR *dir;
 
 	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
-	if (peer.pid && has_vm(peer.pid))
+	if (peer.pid && proc_has_vm(peer.pid))
 		return peer.pid;
 	inode = listener(path);
 	snprintf(file, sizeof(file), "socket:[%lu]", inode);
@@ -312,7 +318,7 @@ pid_t proc_of_monitor(int fd, const char *path)
 		pid_t pid = atoi(entry->d_name);
 		int *fds, nr = pid ? proc_find_fds(pid, file, &fds) : 0;
 
-		if (nr > 0 && has_vm(pid))
+		if (nr > 0 && proc_has_vm(pid))
 			found = pid;
 		if (pid)
 			free(fds);

@@ -27,6 +27,7 @@ struct process {
 struct process proc_of_thread(pid_t tid);
 bool proc_has_guest(pid_t pid, const char *name);
 int proc_find_fds(pid_t pid, const char *file, int **fds);
+bool proc_has_vm(pid_t pid);
 pid_t proc_of_monitor(int fd, const char *path);
 int proc_open(pid_t pid);
 int proc_get_fd(int pidfd, int fd);

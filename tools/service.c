@@ -306,17 +306,21 @@ static bool has_files(void)
 }
 
 /*
- * Find out whose monitor a socket is.  QEMU has greeted, so it has made its VM: before
- * that, whoever made the socket may be taken for it.
+ * Find out whose monitor a socket is.  When QEMU has @greeted it has made its VM.  Before
+ * that, whoever made the socket may be taken for it, if not for a VM that is there.
  */
-static int find_vm(struct vm *vm)
+static int find_vm(struct vm *vm, bool greeted)
 {
 	struct process process;
+	pid_t pid;
 
 	/* Without, /proc says nothing of processes that are there. */
 	if (!has_files())
 		return -errno;
-	process = proc_of_thread(proc_of_monitor(qmp_fd(vm->a.qmp), vm->path));
+	pid = proc_of_monitor(qmp_fd(vm->a.qmp), vm->path);
+	if (!greeted && !proc_has_vm(pid))
+		return -EAGAIN;
+	process = proc_of_thread(pid);
 	if (!process.pid || assist_vm(&vm->a, &process))
 		return -ESRCH;
 	vm->known = true;
@@ -331,7 +335,7 @@ static void ready(struct assist *a)
 
 	vm->tries = 0;
 	if (!vm->known) {
-		error = find_vm(vm);
+		error = find_vm(vm, true);
 		if (error) {
 			give_up(vm, error, error == -ESRCH ?
 				"which process is its QEMU? That can't be found" :
@@ -490,7 +494,8 @@ static void try_socket(void *context)
 		return;
 	}
 	assist_connect(&vm->a, fd);
-	if (vm->known)
+	/* One that is to be left alone need not greet: its monitor may be in use. */
+	if (vm->known || !find_vm(vm, false))
 		follow_rules(vm);
 }
 

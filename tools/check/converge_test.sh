@@ -450,10 +450,7 @@ end_fake
 end_vm
 mkdir "$dir/vms"
 printf '%s\n' 'libvirt = none' "sockets = $dir/vms" "prometheus = $dir/vms.prom" 'max = 60' \
-	'[other]' 'max = 10' '[writer]' 'by = rate' >"$dir/rules"
-env --default-signal=INT "$command" converge --all --config "$dir/rules" \
-	</dev/null >"$dir/held" 2>&1 &
-holder=$!
+	'[other]' 'max = 10' '[writer]' 'by = rate' '[quiet]' 'throttle = off' >"$dir/rules"
 
 # fake_with_vm SECONDS ARGUMENT...: the VM's process, $spin_arguments, was handed its
 # monitor's socket by fake_qmp, so long before it makes the VM
@@ -475,6 +472,11 @@ said()
 	grep -q -- "$1" "$dir/held"
 }
 
+fake_with_vm 0 "$dir/vms/quiet" silent
+quiet="$fake $vm"
+env --default-signal=INT "$command" converge --all --config "$dir/rules" \
+	</dev/null >"$dir/held" 2>&1 &
+holder=$!
 fake_with_vm 2 "$dir/vms/web" none active:50 completed
 wait_for percent 60.00 && ! said 'then by'
 result 'the service throttles, as its rules say'
@@ -486,6 +488,10 @@ wait_for grep -qs '^kvm_throttle_converge_helped_total 1' "$dir/vms.prom" &&
 	grep -q '^kvm_throttle_module_loaded 1$' "$dir/vms.prom" &&
 	grep -q '^kvm_throttle_module_api_version [1-9]' "$dir/vms.prom"
 result 'metrics: it has helped one'
+! said quiet
+result 'one that is left alone, whose monitor is in use'
+# shellcheck disable=SC2086 # two ids
+kill -KILL $quiet
 end_fake
 kill -KILL "$vm"
 fake_with_vm 0 "$dir/vms/web" none active:1000
