@@ -222,6 +222,7 @@ static pid_t start_gnuplot(FILE *output, FILE **input)
 
 /* ...and what this one is; dark pages have it the other way round, in the same hues. */
 #define OWN_TITLE	"<title>Run windows of vCPUs, as planned and as they were</title>\n" \
+			"<desc>By `kvm-throttle plot`, of what `kvm-throttle record` wrote</desc>\n" \
 			"<style>@media (prefers-color-scheme: dark) " \
 			"{ svg { filter: invert(0.92) hue-rotate(180deg) } }</style>"
 
