@@ -4,8 +4,8 @@
 Starts QEMUs with KVM and that guest, drives them by QMP, and reads what the
 guest says of itself from its memory, which is a file: that takes none of its time.
 
-In the deterministic machine of vm/vm virtual time jumps while something is read
-from 9p. So warm_up() first, and start no programs while time is measured.
+Reading a program from the disk takes time, also in the deterministic machine of vm/vm.
+So warm_up() first, and start no programs while time is measured.
 """
 import collections
 import json
@@ -418,12 +418,12 @@ def warm_up(binary):
 
 
 def throttled_vms():
-    """What kvm-throttle says of the VMs that are throttled."""
+    """What kvm-throttle says of the VMs that are throttled; it has a line on itself, too."""
     if not os.path.exists('/dev/kvm_throttle'):
         return []
     answer = subprocess.run((KVM_THROTTLE, 'stat', '--json'), stdout=subprocess.PIPE,
                             check=True)
-    return [vm for vm in map(json.loads, answer.stdout.splitlines()) if vm['percent']]
+    return [vm for vm in map(json.loads, answer.stdout.splitlines()) if vm.get('percent')]
 
 
 def held_by(pid):
