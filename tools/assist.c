@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Helps the migrations of one VM to end: asks its QEMU, throttles its guest.
+ * Makes the migrations of one VM finish: asks its QEMU, throttles its guest.
  *
- * migration.c says where a migration is, policy.c what to do about it; here is what
- * passes between them, QEMU and the module.  Nothing here waits: each answer of
- * QEMU's leads to the next question, advance(), until all is known that the policy
- * needs.  Then a timer leads to the next look.
+ * migration.c says where a migration is, and policy.c what to do.  This file stands
+ * between them, QEMU and the module.  Nothing here waits.  Each answer of QEMU's leads to
+ * the next question (advance()), until the policy knows all that it needs.  Then a timer
+ * leads to the next look.
  *
- * Memory can't be dirtied while the guest is stopped, so the throttle is let go of
- * as soon as the migration is past that, however it ends.
+ * A guest that is stopped dirties nothing.  So the throttle ends as soon as the guest is
+ * stopped for the switch-over, however the migration ends.
  */
 #include <err.h>
 #include <errno.h>

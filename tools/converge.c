@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * kvm-throttle converge: watches a migration of an unmodified QEMU, and throttles
- * the guest by what it takes for that to end.
+ * the guest just enough for the migration to finish.
  *
- * What QEMU says of the migration is put into numbers here; what follows from
- * them is policy.c's.  Memory can't be dirtied while the guest is stopped, so the
- * throttle is let go of as soon as the migration is past that, however it ends.
+ * Here are the command line, and what is shown and logged of one VM.  assist.c talks
+ * to QEMU and sets the throttle, policy.c decides.  With --all, service.c does it for
+ * each VM of the host.
  */
 #include <argp.h>
 #include <err.h>
@@ -73,29 +73,29 @@ enum {
 
 static const struct argp_option argp_options[] = {
 	{ "qmp", OPTION_QMP, "SOCKET", 0,
-	  "QEMU's monitor: a unix socket that serves nobody else", 0 },
+	  "QEMU's monitor: a unix socket that nobody else uses", 0 },
 	{ "domain", OPTION_DOMAIN, "NAME", 0,
-	  "a domain of libvirt, through which its monitor is reached; or its UUID or id", 0 },
+	  "libvirt's domain, by its name, UUID or id; its monitor is reached through libvirt", 0 },
 	{ "all", OPTION_ALL, NULL, 0,
 	  "all virtual machines of this host, until a signal comes", 0 },
 	{ "config", OPTION_CONFIG, "FILE", 0,
 	  "with --all: the rules (default: /etc/kvm-throttle/converge.conf)", 0 },
 	{ "check", OPTION_CHECK, NULL, 0,
-	  "with --all: only say whether the rules are right", 0 },
+	  "with --all: only check the rules", 0 },
 	{ "json", OPTION_JSON, NULL, 0,
-	  "with --all: what happens, one JSON object per line", 0 },
+	  "with --all: print what happens as JSON, one object per line", 0 },
 	{ "connect", 'c', "URI", 0,
 	  "which libvirt (default: the one that virsh takes)", 0 },
 	{ "pid", 'p', "PID", 0, "QEMU's process, if it can't be found", 0 },
 	{ "by", OPTION_BY, "MEANS", 0,
-	  "throttle by a limit to what the guest dirties (rate), or by a share of its time (percent); default: rate where it can be had, percent otherwise", 0 },
+	  "limit the rate at which the guest dirties memory (rate), or take a share of its time (percent); default: rate if this host can do it, else percent", 0 },
 	{ "max", OPTION_MAX, "PERCENT", 0,
 	  "never throttle by more (default: 99); implies --by=percent", 0 },
 	{ "time-limit", OPTION_TIME_LIMIT, "TIME", 0,
-	  "throttle also if it takes that to end in so much time, and say early if it doesn't do", 0 },
+	  "how long the migration may take: throttle if it would take longer, and say early if the limit can't be kept", 0 },
 	{ "log", OPTION_LOG, "FILE", 0,
-	  "append what happens to this file, one JSON object per line", 0 },
-	{ "quiet", 'q', NULL, 0, "show only what came of it, at the end", 0 },
+	  "append what happens to this file, as JSON, one object per line", 0 },
+	{ "quiet", 'q', NULL, 0, "show only the result, at the end", 0 },
 	{ 0 }
 };
 
@@ -192,8 +192,8 @@ static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
 	.args_doc = "--qmp=SOCKET\n--domain=NAME\n--all",
-	.doc = "Throttle a guest while it is migrated, by what it takes for the migration to end: nothing if it ends by itself.\v"
-	       "Begins with the migration that is running, or waits for one. The throttle is let go of when the migration completes, fails, is cancelled or enters postcopy, and when this command ends.",
+	.doc = "Throttle a guest while it is migrated, just enough for the migration to finish, and not at all if it finishes by itself.\v"
+	       "Watches the migration that is running, or waits for one. The guest runs at full speed again when the migration completes, fails, is cancelled or enters postcopy, and when this command ends.",
 };
 
 /**

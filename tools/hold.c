@@ -69,7 +69,7 @@ enum {
 
 static const struct argp_option argp_options[] = {
 	{ "vm", OPTION_VM, "NAME", 0,
-	  "the VM's name: what its process's command line calls it", 0 },
+	  "the VM's name, as the command line of its process has it", 0 },
 	{ "pid", 'p', "PID", 0, "the VM's process", 0 },
 	{ "fd", OPTION_FD, "FD", 0,
 	  "which VM, if the process has several: its file descriptor there", 0 },
@@ -82,9 +82,9 @@ static const struct argp_option argp_options[] = {
 	{ "for", OPTION_FOR, "TIME", 0, "end after this time", 0 },
 	{ "interval", OPTION_INTERVAL, "TIME", 0,
 	  "how often to show what happens, 100ms to 1h (default: 1s)", 0 },
-	{ "quiet", 'q', NULL, 0, "show only what came of it, at the end", 0 },
+	{ "quiet", 'q', NULL, 0, "show only the result, at the end", 0 },
 	{ "json", OPTION_JSON, NULL, 0,
-	  "one JSON object per line and interval", 0 },
+	  "print JSON, one object per interval", 0 },
 	{ NULL, 0, NULL, 0, "Subcommands, each with a --help of its own:", 1 },
 #define SUBCOMMAND(name, does) { #name, 0, NULL, OPTION_DOC, does, 1 },
 #include "subcommands.h"
@@ -199,7 +199,7 @@ static const struct argp argp = {
 		    "--pid=PID PERCENT\n"
 		    "--vm=NAME --dirty-rate=RATE [PERCENT]\n"
 		    "SUBCOMMAND [OPTION...]",
-	.doc = "Throttle a running KVM virtual machine by PERCENT of the time, or in what it dirties, until Ctrl-C.",
+	.doc = "Throttle a running KVM virtual machine by PERCENT of the time, or limit the rate at which it dirties memory, until Ctrl-C.",
 };
 
 /* The VM has no vCPU @id: say which it has. */

@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * How a guest has to be throttled for its migration to end.
+ * How a guest has to be throttled for its migration to finish.  Documentation/converge.md
+ * has the rules in words.
  *
- * QEMU sends what is dirty, and when little is left, no more than it can send
- * while the guest is stopped, it asks KVM which pages have been dirtied
- * meanwhile: that ends an iteration.  What these add up to, W, depends on how
- * long the guest ran in that iteration, u: the integral of its share of the
- * time.  Twice the time is at most twice the pages, as some are dirtied again.
- * So W is taken for a power of u, with the exponent that the last iterations
- * had, through the point of the last one.
+ * QEMU sends what is dirty.  When no more is left than it can send while the guest is
+ * stopped (the threshold), it asks KVM which pages have been dirtied meanwhile.  That ends
+ * an iteration.  The number of these pages, W, depends on u, which is how long the guest
+ * ran in the iteration: its share of the time, integrated.  Twice the time is at most
+ * twice the pages, as some are dirtied again.  So W is taken for a power of u.  The
+ * exponent is that of the last iterations, and the curve goes through the last one.
  *
- * Of all percentages, the lowest is taken that lets the guest dirty no more in
- * one iteration than half of what can be sent while it is stopped.  To get there
- * in several iterations with a lower percentage takes longer, and costs the
- * guest more work in the end: it is throttled for all of that time.
+ * The percentage is the lowest one at which the guest dirties, in one iteration, half of
+ * the threshold.  To get there in several iterations, by a lower percentage, takes longer,
+ * and costs the guest more in the end: it is throttled for all of that time.
  *
- * Where the module can limit the rate at which vCPUs dirty memory, that takes the place
- * of a percentage.  What an iteration dirties is no more than the rate times its length
- * then, so nothing has to be fitted, and the end is known.  The rate is what makes
- * that, too, half of what can be sent while the guest is stopped, and is chosen anew in
- * each iteration.  As it costs only those who write, it is begun with sooner.
+ * Where the module can limit the rate at which vCPUs dirty memory, a rate takes the place
+ * of the percentage.  An iteration dirties no more than the rate times its length, so
+ * nothing has to be fitted, and the end is known.  The rate, too, lets the guest dirty half
+ * of the threshold, and is chosen anew in each iteration.  It costs only those who write,
+ * so it begins sooner.
  *
- * A guest is left alone until what remains has stopped to shrink, or shrinks so
- * slowly that it would take several times as long as the first pass, or until it
- * would be too late for the time limit.
+ * A guest is left alone until what remains has stopped shrinking, or shrinks so slowly
+ * that it would take several times as long as the first pass, or until it would be too
+ * late for the time limit.
  */
 #include <math.h>
 #include <stddef.h>
@@ -40,44 +39,43 @@
 #define NEAR		1.5
 /*
  * In the first iteration all memory is sent, most of which may never be dirtied.
- * If this share of it is, then that iteration says something too.
+ * If at least this share of it is dirtied, that iteration tells something too.
  */
 #define FIRST_SHARE	0.5
 
 /*
- * A probe is as long as it takes to send what may remain at the end.  If more is
- * dirtied in it than that, what remains will never shrink to that; with less, it
- * will.
+ * A probe is as long as it takes to send the threshold.  If more than the threshold is
+ * dirtied in it, what remains will never shrink to that.  If less is dirtied, it will.
  */
 #define HOT_SHARE	1.1
 #define COOL_SHARE	1.0
 #define PROBE_MIN_S	0.05
 #define PROBE_MAX_S	2.0
-/* Or longer, so that what can be sent meanwhile is more than its error. */
+/* Or it is longer: what can be sent in it has to be more than its error. */
 #define PROBE_BYTES	(8 * 1024 * 1024)
-/* It says more than that if it is so many times its error. */
+/* Its figure can be used in a prediction if it is so many times its error. */
 #define PROBE_EXACT	4
 #define GOLDEN		0.618034
 #define PROBE_EVERY_S	1.0
 #define PROBE_EVERY	4
-/* It has to stay so for so long, and longer than it has ever done before. */
+/* Probes have to say so for so long, and so many times longer than ever before. */
 #define HOT_S		3.0
 #define HOT_LONGER	2.0
 
-/* More than this will be dirtied for each byte sent. */
+/* It won't converge if more than this will be dirtied for each byte sent. */
 #define HOPELESS_RATIO	1.05
 
 /*
- * With as much as this it may end by itself, but slowly.  If it takes longer than
- * so many times the first pass, it is helped.  No ratio counts for more than
- * SLOW_MOST there: one iteration may have met a burst.
+ * With more than this it may end by itself, but slowly.  If it takes longer than so many
+ * times the first pass, it is throttled.  A ratio above SLOW_MOST counts as SLOW_MOST
+ * there: one iteration may have met a burst.
  */
 #define SLOW_RATIO	0.92
 #define SLOW_PASSES	2.5
 #define SLOW_MOST	0.87
 #define SLOW_S		2.0
 
-/* Where the rate is limited, it is also helped if it takes that long, and has more than this. */
+/* Where the rate can be limited, more than this is enough, if it takes that long. */
 #define LONG_RATIO	0.75
 
 /* Iterations that are shorter are taken together: they say too little. */
@@ -95,17 +93,17 @@
 #define ALIKE		1.3
 
 /*
- * Throttling by as much as this, for so many iterations, has to make them dirty less
- * than this share of what they did without.
+ * After so many iterations, throttled by as much as this, the guest has to dirty less than
+ * this share of what it dirtied in a second without.
  */
 #define USELESS_X100	9000
 #define USELESS_ROUNDS	6
 #define USELESS_SHARE	0.9
 
-/* What is predicted to be dirtied is so much at most, with some certainty. */
+/* A prediction of what will be dirtied may be wrong by so much. */
 #define CERTAIN		1.2
 
-/* Of the time limit, to be kept for what is predicted wrongly. */
+/* The rest of the time limit is for what is predicted wrongly. */
 #define LIMIT_SHARE	0.9
 
 /* The least that is dirtied, so that there is a logarithm. */
@@ -116,8 +114,8 @@
 #define MAX_ITERATIONS	200
 
 /*
- * With a limit to the rate, more than this for each byte that the vCPUs have dirtied, in
- * so many iterations, is dirtied by others.
+ * With a limit to the rate: if so many iterations dirty more than this for each byte that
+ * the vCPUs have dirtied, others dirty it.
  */
 #define FUTILE_RATIO	2.0
 #define FUTILE_ROUNDS	2
@@ -145,7 +143,7 @@ bool policy_set_by(struct policy_settings *settings, const char *name)
  * @settings: what the user wants
  * @max_x100: the percentage, in hundredths of a percent
  *
- * Who sets one wants percentages, unless told otherwise.
+ * Whoever sets it wants percentages, unless policy_set_by() says otherwise.
  */
 void policy_set_max(struct policy_settings *settings, uint32_t max_x100)
 {
@@ -185,14 +183,14 @@ static bool is_throttled(const struct policy *p)
 	return p->decision.percent_x100 || p->decision.limit;
 }
 
-/* Is the rate what is limited, or would be? */
+/* Is it the rate that is limited, or would be? */
 static bool is_by_rate(const struct policy *p)
 {
 	return p->last.vcpus.usable && p->settings.by != POLICY_BY_PERCENT &&
 	       !p->decision.futile;
 }
 
-/* How W is known for the time just past: what everything is reckoned from. */
+/* The newest point of W, which predictions begin with. */
 static const struct policy_point *newest(const struct policy *p)
 {
 	return p->probes.exact.used_s && !p->decision.percent_x100 ? &p->probes.exact : &p->points[0];
@@ -360,10 +358,10 @@ static void add_point(struct policy *p)
 }
 
 /*
- * The shorter the iterations, the more is dirtied for each byte sent, and the more
- * so: a line through the second iteration and this one is below what is to come.
- * If it says that more will be dirtied than sent when the downtime is reached, then
- * that won't be reached.
+ * The shorter an iteration, the more is dirtied for each byte sent, by a convex curve.
+ * So a line through the second iteration and this one is below what is to come.  If even
+ * the line says that more will be dirtied than sent when the threshold is reached, then
+ * it won't be reached.
  */
 static void look_ahead(struct policy *p)
 {
@@ -385,8 +383,8 @@ static void look_ahead(struct policy *p)
 }
 
 /*
- * If as much is dirtied in a second as before, it isn't the vCPUs that do it; or they
- * do so in next to no time.
+ * If as much is dirtied in a second as without a throttle, it isn't the vCPUs that do it,
+ * or they need next to no time for it.
  */
 static void look_back(struct policy *p)
 {
@@ -442,8 +440,9 @@ static void learn(struct policy *p, bool first)
 }
 
 /*
- * Has less been dirtied than sent?  Both: how much remained just when the iteration ended
- * isn't known that exactly, and a guest that dirties less now may do more next time.
+ * Has it become less?  What remains and what was dirtied both have to: how much remained
+ * just when the iteration ended isn't known exactly, and a guest that dirties less now may
+ * dirty more next time.
  */
 static void look_at_progress(struct policy *p, bool first)
 {
@@ -457,7 +456,7 @@ static void look_at_progress(struct policy *p, bool first)
 	/* The first iteration began with all memory: the next is compared with this one. */
 	if (first || !p->stuck_rounds)
 		p->lowest = p->last.remaining;
-	/* It began without the limit, which wasn't to blame. */
+	/* It began without the limit, which isn't to blame then. */
 	if (p->decision.limit && !p->round.limited)
 		p->stuck_rounds = 0;
 }
@@ -554,7 +553,7 @@ static double probe_s(const struct policy *p)
 	return fmin(fmax(s, PROBE_BYTES / p->drain), fmax(s, PROBE_MAX_S));
 }
 
-/* And did the newest say the opposite? */
+/* Did the last probes say that what remains will shrink to the threshold? */
 static bool is_cool(const struct policy *p)
 {
 	return p->probes.cool_s && p->last.time_s < p->probes.cool_s + 2 * PROBE_EVERY * probe_s(p);
@@ -587,9 +586,9 @@ static double ratio_of(const struct policy *p, const struct policy_point *point)
 }
 
 /*
- * Will it take too long to end by itself, even if the ratio of what is dirtied to
- * what is sent stays as it is?  But it may, if a line says that this will be well
- * below 1 in the end.
+ * Will it take too long to end by itself, even if the ratio of what is dirtied to what
+ * is sent stays as it is?  It isn't throttled for that if a line through two iterations
+ * says that the ratio will be well below 1 in the end.
  */
 static bool is_slow(const struct policy *p)
 {
@@ -607,8 +606,8 @@ static bool is_slow(const struct policy *p)
 }
 
 /*
- * Nobody waits for proof where the rate is limited: it costs little.  What is known may
- * be of the first iteration alone.
+ * The same where the rate is limited.  That costs little, so there needn't be as much
+ * evidence: the first iteration alone may do.
  */
 static bool is_slow_by_rate(const struct policy *p)
 {
@@ -618,7 +617,7 @@ static bool is_slow_by_rate(const struct policy *p)
 	       p->last.time_s + predict(p, full_speed) > patience_s(p);
 }
 
-/* How long a probe shall begin now?  None while the guest is throttled. */
+/* How long shall a probe be that begins now?  0: none.  None begins while it is throttled. */
 static double next_probe(struct policy *p)
 {
 	double s, every_s;
@@ -637,8 +636,8 @@ static double next_probe(struct policy *p)
 }
 
 /*
- * Is there no time any more for an iteration at full speed, which would tell
- * more, before the one at the highest percentage?
+ * Is there no time any more for another iteration at full speed, which would tell more,
+ * before one at the highest percentage?
  */
 static bool is_pressed(const struct policy *p)
 {
@@ -675,9 +674,8 @@ static bool is_late(const struct policy *p)
 }
 
 /*
- * What downtime would do, if the one that is allowed doesn't, at the highest
- * percentage?  An iteration then dirties what it takes to send, in ever less time,
- * down to what this converges to.
+ * Which downtime would do at the highest percentage, if the one that is allowed doesn't?
+ * Iterations get shorter until what one dirties is as much as it sends.
  */
 static double downtime_needed(const struct policy *p)
 {

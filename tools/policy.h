@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How a guest has to be throttled for its migration to end.  Pure
- * arithmetic: it is fed with what QEMU says of the migration, and has no clock
- * and no I/O of its own.  The simulator in bench/converge uses it too.
+ * How a guest has to be throttled for its migration to finish.  This is arithmetic only.
+ * It is given what QEMU says of the migration, and has no clock and no I/O.  The
+ * simulator in bench/converge uses it too.
  */
 #ifndef POLICY_H
 #define POLICY_H
@@ -62,12 +62,12 @@ struct policy_vcpus {
  * @time_s: how long the migration has run
  * @syncs: how often the bitmap of dirty pages has been read (dirty-sync-count)
  * @remaining: bytes that have still to be sent
- * @sent: bytes of memory that have been sent since the migration began, those
- *	that are all zeroes included; what is counted in @remaining
+ * @sent: bytes of memory that have been sent since the migration began, pages of
+ *	zeroes included: what @remaining counts
  * @bandwidth: bytes per second on the wire
  * @downtime_s: how long the guest may be stopped at the end
  * @probe: result of a probe that ended since the last sample, or zeroes
- * @probe_error: so much more may have been dirtied than that says
+ * @probe_error: so much more than @probe says may have been dirtied
  * @other: share of the time that somebody else throttles the guest
  * @vcpus: how fast its vCPUs dirty memory
  */
@@ -94,7 +94,7 @@ enum policy_reason {
 	POLICY_STUCK,
 	/* It shrinks, but not within the time limit, or within a few times the first pass. */
 	POLICY_SLOW,
-	/* It was, but that changed nothing. */
+	/* It was throttled, but that changed nothing. */
 	POLICY_USELESS,
 };
 
@@ -111,13 +111,12 @@ enum policy_futile {
  * struct policy_decision - what to do
  * @percent_x100: throttle by so much from now on
  * @limit: let the vCPUs dirty no more bytes per second, 0 for any number
- * @by_rate: it is that which is limited, or would be
+ * @by_rate: it is the rate that is limited, or would be
  * @futile: why there is no limit any more
- * @reason: why
+ * @reason: why the guest is throttled, or isn't
  * @left_s: predicted time until the end, INFINITY if there is none in sight,
  *	NAN if nothing is known yet
- * @promised: it won't be later than that, as long as the link stays as fast: the limit
- *	sees to that
+ * @promised: @left_s holds as long as the link stays as fast, as the rate is limited
  * @dirty_rate: bytes of new dirty pages per second in the last iteration
  * @late: the time limit can't be kept, even at the highest percentage
  * @downtime_s: the downtime that the highest percentage would need, if that is more

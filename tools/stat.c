@@ -50,7 +50,7 @@ static const struct argp_option argp_options[] = {
 	  ", and not what happened so far", 0 },
 	{ "count", OPTION_COUNT, "NUMBER", 0,
 	  "end after so many intervals (default: when interrupted)", 0 },
-	{ "json", OPTION_JSON, NULL, 0, "one JSON object per VM", 0 },
+	{ "json", OPTION_JSON, NULL, 0, "print JSON: one object per VM", 0 },
 	{ "prometheus", OPTION_PROMETHEUS, "FILE", 0,
 	  "print nothing, but replace FILE by one for Prometheus, as node_exporter's textfile collector reads it; its name should end in .prom",
 	  0 },

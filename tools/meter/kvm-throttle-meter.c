@@ -43,10 +43,10 @@ enum {
 
 static const struct argp_option argp_options[] = {
 	{ "vm", OPTION_VM, "NAME", 0,
-	  "the VM's name: what its process's command line calls it", 0 },
+	  "the VM's name, as the command line of its process has it", 0 },
 	{ "pid", 'p', "PID", 0, "the VM's process", 0 },
 	{ "for", OPTION_FOR, "TIME", 0, "measure for this time", 0 },
-	{ "json", OPTION_JSON, NULL, 0, "one JSON object", 0 },
+	{ "json", OPTION_JSON, NULL, 0, "print JSON: one object", 0 },
 	{ 0 }
 };
 
