@@ -2,21 +2,20 @@
 /*
  * Does a throttled guest slow down by the percentage that was asked for?
  *
- * The guest counts its own work.  The actual throttle is by how much that count
- * is lower than it was at full speed, per second, on the same vCPUs.
+ * The guest counts its own work.  How much less it does in a second than it did at
+ * full speed, on the same vCPUs, is the actual throttle.
  *
  * In the deterministic VM (KVM_THROTTLE_EXACT=1 in the environment) virtual
  * time counts instructions, and the bounds are tight.  Elsewhere the speed of
- * the guest depends on what else the machine does; there, what is judged is
- * the share of the time that each vCPU was kept out of the guest, as the module
- * counts it, with wider bounds.
+ * the guest depends on what else the machine does.  There the judge is the module's
+ * own count of how long each vCPU was kept out of the guest, with wider bounds.
  *
- * In the end, where time is exact, a meter is a second judge: BPF programs that
+ * At the end, where time is exact, a meter is a second judge: BPF programs that
  * tell from KVM's tracepoints how long the vCPUs were in guest mode, relative to
- * full speed.  The guest, that meter and the module's counters have to agree.  The
- * meter takes part of the time itself; so all before that is measured without it.
- * So do switches between vCPUs that share a CPU, of which a throttle saves some: there,
- * the scheduler is asked to switch rarely.
+ * full speed.  The guest, the meter and the module's counters have to agree.  The
+ * meter takes time itself, so all before that is measured without it.  Switches
+ * between vCPUs that share a CPU take time too, and a throttle saves some of them.  So
+ * the scheduler is asked to switch rarely there.
  */
 #include <math.h>
 #include <sched.h>
@@ -164,9 +163,9 @@ static double median(double *values, int nr)
 /*
  * The kernel's own workers take their part of the CPU, some once a second for a few
  * seconds: vmstat_update() has 0.4 ms to do when much memory was freed.  So, where time
- * is exact, the speed of one vCPU is always the median of parts of the time, of which
- * such a worker meets less than half, and so is what the meter says.  Many vCPUs take
- * turns, which can't be divided.
+ * is exact, the time is measured in parts.  Workers meet less than half of these, so the
+ * median is the speed of one vCPU.  The same goes for what the meter says.  Many vCPUs
+ * take turns, which can't be divided.
  */
 static void measure_parts(struct guest *g, int fd, u64 ns, struct measure *m)
 {
@@ -319,8 +318,8 @@ static void test_agreements(int nr_vcpus)
 
 /*
  * Work per second of a guest that nobody throttles.  With the module or without, something
- * of the host takes half a millisecond now and then: so it is a median, but of times
- * that are long enough for the module, should it do something now and then, to show in each.
+ * of the host takes half a millisecond now and then.  So it is a median.  Each of its times
+ * is long enough to meet what the module might do now and then.
  */
 static double free_speed(void)
 {

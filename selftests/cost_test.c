@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a window costs the host: the time of a CPU that neither the guest gets
- * nor a thread that takes all that is left, per window.
+ * What a window costs the host.  Beside the guest, a thread takes all of the CPU's time
+ * that is left.  What neither of the two gets is the cost.
  *
- * It is compared with what it costs anyhow, on that kernel and CPU, to have a
- * guest sleep: that leaves KVM_RUN, its thread sleeps, wakes up and enters again.
+ * It is compared with a guest that leaves KVM_RUN and whose thread sleeps, wakes up and
+ * enters again.  On that kernel and CPU, so much a sleep costs anyhow.
  *
  * The guest takes long turns: 7.2 ends each turn by a timer of its own (HRTICK),
  * but only where tasks share a CPU.  Here they do, because of that other thread.

@@ -7,7 +7,7 @@
  * user space, and here percpu allocations) in one thread, and fails the n-th of
  * them.  Only what is called by the module is counted.  So each call is made
  * again and again, with the first of them failing, then the second, until none is
- * left.  What kernel threads do for the module, all fails that is an allocation.
+ * left.  In what kernel threads do for the module, all allocations fail.
  *
  * It takes a kernel with fault injection: vm/kernels/debug.config.
  */

@@ -245,8 +245,8 @@ static bool write_file(const char *path, const char *text)
 static bool have_cgroup, have_cpu_max, have_cpu, have_rate;
 
 /*
- * The first CPU limit of a machine, and the last one to go, patch the scheduler;
- * an emulator may not like that while all is busy.  So one is always there.
+ * The kernel patches the scheduler when the first CPU limit comes and when the last
+ * one goes.  Emulators may fail at that while all is busy.  So one limit is always there.
  */
 static void create_cgroups(void)
 {

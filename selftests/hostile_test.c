@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What does a guest gain that games its windows?
+ * What does a guest gain by playing tricks with its windows?
  *
  * The attackers here know the module: when windows open and close, what it charges
- * and what it makes up for.
- * They learn the grid from their own stalls.  Each is judged by two figures:
+ * and what it makes up for.  They learn the grid from their own stalls.  Each is judged
+ * by two figures:
  *
- *  - work: useful work per second, over what is due.  That is the work of a
- *    guest that just works, under the same throttle.  A guest that makes exits
- *    all the time works less for that; what is due to it is its share of its
- *    own full speed.
+ *  - work: useful work per second, over what is due.  What is due is the work of
+ *    a guest that just works, under the same throttle.  To a guest that makes exits
+ *    all the time, its share of its own full speed is due.
  *  - CPU: the share of the host's CPU that the vCPUs' threads took, in guest
- *    mode, in the kernel and in the VMM, in points above what such a guest took
- *    that just works.  Signals to the VMM cost CPU without a throttle, too.  With
- *    one they may cost twice as much: each ends a sleep, and another one begins.
+ *    mode, in the kernel and in the VMM together.  It is in points above that of a
+ *    guest that just works.  Signals to the VMM cost CPU without a throttle, too.
+ *    With one they may cost twice as much: each ends a sleep, and another one begins.
  *
  * Neither may be more than GAIN_BOUND.  Nor may the work be less than LEAST_SHARE of what
  * is due, without what the attacker itself gives away by leaving its windows early or by

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Does a vCPU enter the guest only while its window is open?  The windows are
- * those that kvm_throttle's tracepoints tell; who enters the guest is what KVM's
- * own tell, of which only the current thread is used.
+ * Does a vCPU enter the guest only while its window is open?  The windows come from
+ * kvm_throttle's tracepoints, the entries from KVM's own.  Of the latter only the current
+ * thread is used.
  */
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -223,7 +223,7 @@ int entering(struct entry_record *record)
 }
 
 /*
- * KVM enters the guest with interrupts off, so who handles one has left it.  On
+ * KVM enters the guest with interrupts off, so a thread that handles one has left it.  On
  * SVM, up to 6.1, kvm_exit comes only after that: after the timers of all vCPUs
  * on the CPU, which expire at the same time.
  */

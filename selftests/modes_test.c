@@ -2,17 +2,18 @@
 /*
  * Is a guest slowed down by the right percentage whatever it does when a window ends?
  *
- * Each guest here counts what it does in its memory, in a mode of the CPU, or with a
- * feature of KVM, that the other tests' guests don't use.  The actual throttle is by
- * how much slower that count grows than it did at full speed.
+ * Each guest here is in a mode of the CPU, or uses a feature of KVM, that the other
+ * tests' guests don't use.  It counts its work in its memory.  How much slower that count
+ * grows than at full speed is the actual throttle.
  *
  * While a throttle is in force, each entry into the guest takes some instructions more.
- * Guests that do little but leave it are slowed down by that too.  So full speed is that
- * with a throttle of next to nothing, and how much less that is gets a test of its own.
+ * Guests that do little but leave guest mode are slowed down by that too.  So their full
+ * speed is measured with a throttle of next to nothing.  How much it is below that without
+ * a throttle, a test of its own judges.
  *
  * Some wait for something: an interrupt, a page of memory.  What they wait for goes on
  * in a sleep window, as a disk would.  So of each sleep window, they lose less by up to
- * one such wait; how much that may be is in the table of the guests.
+ * one such wait.  The table of the guests has how much that may be.
  *
  * It needs a machine whose virtual time is exact (KVM_THROTTLE_EXACT).
  */

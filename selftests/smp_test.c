@@ -217,9 +217,8 @@ static void measure(const struct scene *s, struct guest *g, u64 period_ns, int p
 }
 
 /*
- * By how many points the vCPU is off that is off most.  All do the same, so all are
- * due the same: how the scheduler shares the CPUs out for a while at full speed is
- * no measure of it.
+ * By how many points the worst vCPU is off.  All do the same work, so the same is due to
+ * all.  What each had at full speed is no measure: the scheduler may favour one for a while.
  */
 static double worst_points(const struct guest *g, const struct measure *full,
 			   const struct measure *m, int percent)

@@ -642,8 +642,8 @@ TEST_F(vcpu, another_thread_for_a_moment)
 
 /*
  * In the first 100 ms at 99 %, 1 ms of the guest's time is due.  CFS puts a new
- * thread behind the others on its CPU, by a slice of theirs: up to 7 ms of the
- * guest's time, until which 99 % leave 700.
+ * thread behind the others on its CPU, by a slice of theirs.  That is up to 7 ms of
+ * the guest's time, which takes 700 ms at 99 %.
  */
 #define EXPECT_SLOW_FROM_THE_START(i, full) do {			\
 	u64 _work = self->guest.reports[i].work;			\

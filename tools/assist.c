@@ -919,7 +919,7 @@ static void migration_answered(void *context, enum qmp_result result,
 		advance(a);
 }
 
-/* Look how the migration is, or, if the answer is still to come, how long that takes. */
+/* Ask how the migration is.  If the last answer hasn't come yet, look how long that takes. */
 static void look(void *context)
 {
 	struct assist *a = context;

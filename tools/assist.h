@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Helps the migrations of one VM to end: asks its QEMU, throttles its guest.
+ * Makes the migrations of one VM finish: asks its QEMU, throttles its guest.
  */
 #ifndef ASSIST_H
 #define ASSIST_H

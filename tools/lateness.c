@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * How a recording's windows kept to their plan.
+ * How exactly the windows of a recording were where they were planned.
  *
- * While a vCPU waits for others of its VM that have turns on its CPU, the VM runs,
- * and is not throttled: that time isn't lateness.
+ * While a vCPU waits for another one of its VM that has the CPU, the VM runs and isn't
+ * throttled.  So that time isn't lateness.
  */
 #include <err.h>
 #include <math.h>

@@ -7,7 +7,7 @@
 
 #include "recording.h"
 
-/* Off its plan by more than this share of a period, a window is called late. */
+/* A window is called late if it is off its plan by more than this share of a period. */
 #define LATE_SHARE	0.01
 
 /**

@@ -160,7 +160,7 @@ static int timeout_of(const struct loop *l)
 	return (first->due_ns - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
 }
 
-/* Those that were due when this began: a timer that is set anew isn't called again. */
+/* Only those that were due when this began.  A timer that is set anew isn't called again. */
 static void call_timers(struct loop *l)
 {
 	uint64_t now = now_ns();

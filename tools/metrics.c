@@ -2,8 +2,8 @@
 /*
  * What `kvm-throttle converge --all` has done, as Prometheus reads it.
  *
- * A disk can take for ever to write, so that another process does it, a new one each
- * time: it has a copy of what is to be written, and nothing else.
+ * To write to a disk can take for ever.  So another process does it, a new one each
+ * time.  It has a copy of what is to be written, and nothing else.
  */
 #include <err.h>
 #include <errno.h>

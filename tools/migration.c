@@ -21,23 +21,22 @@
  *	     |                                                    |
  *	     +-----> POSTCOPY (postcopy-*, colo)      FAILED <----+
  *
- * QEMU is looked at from time to time only, so that any state can be missed: each
- * word of QEMU's leads to its phase, from whichever one.  What depends on the
- * phase before is only
+ * QEMU is asked from time to time only, so any state can be missed.  Each word of
+ * QEMU's leads to its phase, whichever phase was before.  Three things do depend on the
+ * phase before:
  *
- * - whether "completed", "failed" and "cancelled" are of this migration.  They stay
- *   what QEMU says until the next one begins.  So when waiting, they have to
- *   be other ones than those that were there at first;
- * - whether "active" is the migration that is known, or the next one.  The
- *   time that it has taken tells.  On the side that receives, QEMU says "active"
- *   too, but nothing of memory;
- * - what it means that QEMU has gone.  In SWITCHOVER the other side has
- *   all, and whoever migrates the VM ends this QEMU at once: COMPLETED.  Before that
- *   it is, if QEMU was told to end after the guest had been stopped, or if libvirt
+ * - Are "completed", "failed" and "cancelled" of this migration?  QEMU goes on saying
+ *   them until the next one begins.  So when waiting, they have to differ from what
+ *   was there at first.
+ * - Is "active" the migration that is known, or the next one?  The time that it has
+ *   taken tells.  On the receiving side, QEMU says "active" too, but nothing of memory.
+ * - What does it mean that QEMU has gone?  In SWITCHOVER the other side has all, and
+ *   whoever migrates the VM ends this QEMU at once: COMPLETED.  It is COMPLETED before
+ *   that, too, if QEMU was told to end after the guest had been stopped, or if libvirt
  *   says so.  Otherwise QEMU has crashed, or was killed: GONE.
  *
- * A guest is throttled in PRECOPY only, and only as long as QEMU answers: one that
- * is silent may have ended the migration long ago.
+ * A guest is throttled in PRECOPY only, and only as long as QEMU answers.  A silent QEMU
+ * may have ended the migration long ago.
  */
 #include <stddef.h>
 #include <string.h>
@@ -50,7 +49,7 @@
 /* After so long, nothing is expected any more. */
 #define LOST_S		60.0
 
-/* A migration's time is that of the look before, or later, but for rounding. */
+/* A migration's time doesn't go back from one look to the next, but for rounding. */
 #define TIME_ERROR_S	0.0015
 
 /* What QEMU's words mean. */

@@ -2,15 +2,13 @@
 /*
  * Output that is never waited for.
  *
- * A write can block for ever, and no flag prevents that: a pipe whose reader has
- * stopped, a terminal after Ctrl-S, a file whose disk hangs.  O_NONBLOCK is of no
- * use for files, and for the others it would be everybody's who shares them.  So
- * another process writes, which has no throttle.  It is given what is to be
- * written through a socket; what that doesn't take is kept here, up to a bound, and
- * then dropped, by whole lines.
+ * A write can block for ever: to a pipe whose reader has stopped, to a terminal after
+ * Ctrl-S, to a file whose disk hangs.  No flag prevents that.  O_NONBLOCK does nothing
+ * for files, and for pipes and terminals it would affect all who share them.  So another
+ * process writes, which has no throttle.  It gets the text through a socket.  What the
+ * socket doesn't take is kept here, up to a bound.  Beyond that, whole lines are dropped.
  *
- * stdout and stderr become streams that write there, so that whoever prints
- * needs not know.
+ * stdout and stderr become streams that write there.  So whoever prints need not know.
  */
 #include <err.h>
 #include <errno.h>
@@ -70,8 +68,8 @@ struct output {
 };
 
 /*
- * A file, if there is one; the standard output; errors.  In the order in which they
- * are finished: failures are told on stderr, which may be the standard output.
+ * A file, if there is one; the standard output; errors.  They are finished in this order,
+ * as failures are told on stderr, which may be the same as the standard output.
  */
 enum {
 	OUTPUT_FILE,
@@ -220,7 +218,7 @@ static bool wait_for_room(struct output *o, int signals, int ms)
 	return nr > 0 && !fds[1].revents;
 }
 
-/* Keep what isn't sent, or drop it: the whole of what was flushed at once. */
+/* Keep what isn't sent.  If there is no room, drop all that was flushed at once. */
 static void keep(struct output *o, const char *data, size_t len)
 {
 	char *more;

@@ -38,7 +38,7 @@ static void draw_box(const struct picture *p, size_t row, double half,
 		picture_ms(p, to_ns), row - half, row + half);
 }
 
-/* A block of data, which has a box outside the picture: none may be empty. */
+/* A block of data.  As none may be empty, it begins with a box outside the picture. */
 static void begin_block(const struct picture *p, const char *name)
 {
 	fprintf(p->gnuplot, "$%s << EOD\n-2 -1 -2 -1\n", name);

@@ -220,7 +220,7 @@ static pid_t start_gnuplot(FILE *output, FILE **input)
 /* What gnuplot calls each of its pictures... */
 #define TITLE		"<title>Gnuplot</title>"
 
-/* ...and what this one is; dark pages have it the other way round, in the same hues. */
+/* ...and what this one is called.  On dark pages, its lightness is inverted. */
 #define OWN_TITLE	"<title>Run windows of vCPUs, as planned and as they were</title>\n" \
 			"<desc>By `kvm-throttle plot`, of what `kvm-throttle record` wrote</desc>\n" \
 			"<style>@media (prefers-color-scheme: dark) " \

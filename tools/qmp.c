@@ -23,13 +23,13 @@
 /* A QEMU that takes longer to greet serves somebody else. */
 #define GREETING_S	5
 
-/* No answer that is asked for here is nearly as long: some KiB. */
+/* A longer answer isn't QMP.  What is asked for here takes some KiB. */
 #define ANSWER_MAX	(1024 * 1024)
 
-/* Nor is there so much in a second; to read it would keep others waiting. */
+/* If more comes in a second, it isn't a monitor, and to read it would keep others waiting. */
 #define FLOOD		(4 * 1024 * 1024)
 
-/* Of what isn't QMP, so much is looked at. */
+/* So much is looked at of what isn't QMP. */
 #define HEAD_LEN	64
 
 /* Each QMP session begins so. */

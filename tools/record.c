@@ -283,7 +283,7 @@ static void write_window(struct recording *r, const struct vm *vm,
 	r->nr_windows++;
 }
 
-/* A signal can be long after its window, so it is worth a line of its own. */
+/* A signal can come long after its window, so it gets a line of its own. */
 static void write_signal(struct recording *r, const struct vm *vm,
 			 const struct vcpu *vcpu, uint64_t time_ns)
 {
@@ -365,7 +365,7 @@ static uint64_t run_ns(const struct kvm_throttle_vcpu_state *vcpu)
 	return vcpu->period_ns * (all - vcpu->percent_x100) / all;
 }
 
-/* The throttle was there before the recording: @thread, a vCPU's, tells which. */
+/* The throttle is older than the recording.  The vCPU's thread @thread tells whose VM it is. */
 static void know_by_thread(struct recording *r, struct vm *vm, pid_t thread)
 {
 	struct process process, nobody = { 0 };
@@ -394,7 +394,7 @@ static void know_by_thread(struct recording *r, struct vm *vm, pid_t thread)
 
 /* --- events --------------------------------------------------------------- */
 
-/* The window of @vcpu is over; what it lacks had no time to happen until then. */
+/* The window of @vcpu is over.  What hasn't been seen of it hasn't happened. */
 static void end_window(struct recording *r, const struct vm *vm,
 		       struct vcpu *vcpu, uint64_t time_ns)
 {

@@ -3,7 +3,7 @@
  * Throttle fds: what they say about their VM, and who has them.
  *
  * Only a throttle fd tells how its VM is throttled, and only its holder has it.
- * Anyone who may debug the holder can look through a copy of it; the copy is
+ * Anyone who may debug the holder can copy it, and read from the copy.  The copy is
  * closed at once, because the throttle lasts as long as its last copy.
  */
 #include <dirent.h>

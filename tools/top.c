@@ -770,7 +770,7 @@ static bool handle_key(struct top *top, int key)
 	return true;
 }
 
-/* The terminal has something to say, or another size, which is a key too. */
+/* Keys were pressed, or the terminal has another size, which curses tells as a key. */
 static void handle_keys(void *context)
 {
 	struct top *top = context;

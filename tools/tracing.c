@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The module's tracepoints, read from a private instance of the kernel's tracing
- * that goes with this process.
+ * The module's tracepoints, read from a private instance of the kernel's tracing, which
+ * ends with this process.
  *
- * Each CPU has a ring buffer, whose pages are read as the kernel wrote them: text
- * has no more than microseconds.  libtracefs makes the instance, libtraceevent
- * tells what is on a page and in an event.
+ * Each CPU has a ring buffer.  Its pages are read in binary, as text has only
+ * microseconds.  libtracefs makes the instance.  libtraceevent tells what is on a page
+ * and in an event.
  */
 #include <dirent.h>
 #include <err.h>

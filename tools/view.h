@@ -42,7 +42,7 @@ struct vcpu_view {
 	bool idle;
 };
 
-/* Further off its target than this in the last interval, a vCPU stands out. */
+/* A vCPU that was off its target by more than this in the last interval is highlighted. */
 #define OFF_TARGET_PERCENT	1.0
 
 /* Room for what view_limits() says. */

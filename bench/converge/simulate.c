@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Simulates the pre-copy phase of live migrations, to compare policies of
- * throttling over thousands of workloads in seconds: `make bench-converge`.
+ * Simulates the pre-copy phase of live migrations, to compare policies of throttling
+ * over thousands of workloads in seconds: `make simulate-converge`.
  *
- * A guest is some sets of pages.  In a uniform one any page is dirtied at any
- * time, in a sweep one after the other.  What is simulated is how many pages of
- * each are dirty, not which: in a uniform set of S bytes, of which D a second
- * are written, S (1 - exp(-D t / S)) are dirty after t.
+ * A guest is some sets of pages.  In a uniform set, pages are dirtied at random, in a
+ * sweep one after the other.  Only the number of a set's dirty pages is simulated, not
+ * which they are.  In a uniform set of S bytes, of which D are written in a second,
+ * S (1 - exp(-D t / S)) are dirty after the time t.
  *
- * QEMU is simulated as migration.c and ram.c of version 10.0 have it.  It sends
- * for PORTION_S, then looks what is left; if that can be sent within the
- * downtime, it reads which pages have been dirtied, and either that can still be
- * sent within the downtime, or the next iteration has begun.
+ * QEMU is simulated as in migration.c and ram.c of version 10.0.  It sends for PORTION_S,
+ * then looks how much is left.  If that can be sent within the downtime, it reads which
+ * pages have been dirtied.  If all can still be sent within the downtime, the migration
+ * completes.  If not, the next iteration has begun.
  */
 #include <argp.h>
 #include <err.h>

@@ -7,16 +7,16 @@
  * milliseconds, on any machine with or without disks, kernels or other ROMs.
  * It has interrupts off for ever: QEMU's emulation of SVM can deliver one twice.
  *
- * A page of the working set holds in each of its cache lines how often it has
- * been written, and a number made of that, of the page and of the line. A page
- * that the migration lost is older than it should be, in a torn one the lines
- * differ. A unit of work is to check and write one page, which the workload
- * chooses, and to check another, one after the other.
+ * A page of the working set has, in each of its cache lines, how often it has been
+ * written, and a number made of that, of the page and of the line. A page that the
+ * migration lost is older than it should be. In a torn page, the lines differ. A unit of
+ * work is to check and write one page, which the workload chooses, and to check another,
+ * in turn.
  *
  * The TSC stands still while a migration switches over, so that downtime isn't
- * taken for a stall. But KVM takes a TSC that is set to within a second of what
- * it would be anyway for an attempt to synchronize vCPUs, and changes nothing:
- * hence this guest's is far ahead.
+ * taken for a stall. But if a TSC is set to within a second of what it would be
+ * anyway, KVM takes that for an attempt to synchronize vCPUs, and changes nothing.
+ * So this guest's TSC is far ahead.
  */
 #include "apic.h"
 

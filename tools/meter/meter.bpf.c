@@ -54,8 +54,8 @@ static __always_inline struct meter_record *find(__u32 tid)
 }
 
 /*
- * A thread enters or leaves the guest for the first time that is seen.  @state is
- * that in which it has been since the meter began.
+ * A thread is seen for the first time, as it enters or leaves the guest.  @state is
+ * the one in which it has been since the meter began.
  */
 static __noinline struct meter_record *add(enum meter_state state)
 {
@@ -140,7 +140,7 @@ int entering(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* The thread @r has left the guest, which is known already if it isn't in it. */
+/* The thread @r has left the guest.  If that was seen before, nothing is to be done. */
 static __always_inline void leave(struct meter_record *r)
 {
 	begin_change(r);
@@ -170,8 +170,8 @@ int leaving(void *ctx)
 }
 
 /*
- * KVM enters the guest with interrupts off, so who handles one has left it.  On
- * SVM, up to 6.1, kvm_exit comes only after that, and interrupts may be on then.
+ * KVM enters the guest with interrupts off, so a thread that handles one has left the
+ * guest.  On SVM, up to 6.1, kvm_exit comes only after that, and interrupts may be on then.
  */
 SEC("raw_tp/hrtimer_expire_entry")
 int interrupted(void *ctx)
