@@ -290,7 +290,7 @@ if command -v gnuplot >"$dir/out"; then
 	done
 	grep -q '<title>Run windows' "$dir/late.svg" && ! grep -q '>Gnuplot<' "$dir/late.svg"
 	result 'it has a title'
-	grep -q '<desc>By `kvm-throttle plot`' "$dir/late.svg"
+	grep -q '<desc>By .kvm-throttle plot' "$dir/late.svg"
 	result 'and says what made it'
 	grep -q 'share a CPU take turns' "$dir/late.svg"
 	result 'it says that vCPUs share a CPU'
