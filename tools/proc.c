@@ -210,6 +210,23 @@ int proc_find_fds(pid_t pid, const char *file, int **fds)
 }
 
 /**
+ * proc_compare_files() - compare two file descriptors by what they are copies of
+ * @pid1: the process that has the first
+ * @fd1: the first
+ * @pid2: the process that has the second
+ * @fd2: the second
+ *
+ * Return: 0 if they are copies of one another; 1 or 2 if they aren't, by an order that all
+ * files have; a negative error number if the kernel can't tell.
+ */
+int proc_compare_files(pid_t pid1, int fd1, pid_t pid2, int fd2)
+{
+	int order = syscall(SYS_kcmp, pid1, pid2, KCMP_FILE, fd1, fd2);
+
+	return order < 0 ? -errno : order;
+}
+
+/**
  * proc_same_file() - are two file descriptors copies of one another?
  * @pid1: the process that has the first
  * @fd1: the first
@@ -220,7 +237,7 @@ int proc_find_fds(pid_t pid, const char *file, int **fds)
  */
 bool proc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2)
 {
-	return !syscall(SYS_kcmp, pid1, pid2, KCMP_FILE, fd1, fd2);
+	return !proc_compare_files(pid1, fd1, pid2, fd2);
 }
 
 /**

@@ -31,6 +31,7 @@ bool proc_has_vm(pid_t pid);
 pid_t proc_of_monitor(int fd, const char *path);
 int proc_open(pid_t pid);
 int proc_get_fd(int pidfd, int fd);
+int proc_compare_files(pid_t pid1, int fd1, pid_t pid2, int fd2);
 bool proc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2);
 
 #endif /* PROC_H */

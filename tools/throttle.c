@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -147,21 +148,108 @@ static int read_held(struct throttle *t)
 	return error;
 }
 
-static bool is_known(const struct throttle *list, int count,
-		     const struct throttle *t)
+/**
+ * struct search - what has been found so far
+ * @vm: the process whose VMs' throttles are wanted, 0 for all
+ * @list: the throttles
+ * @nr: how many
+ * @order: their places in @list, by the kernel's order of files: so that each is compared
+ *	with a few others only
+ * @nr_order: how many of them can still be compared
+ * @hidden: were there processes that the caller may not look into?
+ */
+struct search {
+	pid_t vm;
+	struct throttle *list;
+	int nr;
+	int *order;
+	int nr_order;
+	bool hidden;
+};
+
+static int compare(const struct throttle *a, const struct throttle *b)
 {
-	for (int i = 0; i < count; i++) {
-		if (proc_same_file(list[i].holder.pid, list[i].fd,
-				   t->holder.pid, t->fd))
+	return proc_compare_files(a->holder.pid, a->fd, b->holder.pid, b->fd);
+}
+
+/*
+ * Is it known, or gone?  If not, its place in the order comes to @place.  Those whose
+ * holder has ended meanwhile can't be compared, and leave the order.
+ */
+static bool is_known(struct search *s, const struct throttle *t, int *place)
+{
+	int low = 0, high = s->nr_order;
+
+	while (low < high) {
+		int middle = low + (high - low) / 2;
+		int order = compare(t, &s->list[s->order[middle]]);
+
+		if (!order || (order < 0 && compare(t, t)))
 			return true;
+		if (order < 0) {
+			s->nr_order--;
+			high--;
+			memmove(&s->order[middle], &s->order[middle + 1],
+				(s->nr_order - middle) * sizeof(*s->order));
+		} else if (order == 1) {
+			high = middle;
+		} else {
+			low = middle + 1;
+		}
 	}
+	*place = low;
 	return false;
+}
+
+static void add(struct search *s, const struct throttle *t, int place)
+{
+	s->list = reallocarray(s->list, s->nr + 1, sizeof(*s->list));
+	s->order = reallocarray(s->order, s->nr + 1, sizeof(*s->order));
+	if (!s->list || !s->order)
+		err(EXIT_FAILURE, "list of throttles");
+	memmove(&s->order[place + 1], &s->order[place],
+		(s->nr_order - place) * sizeof(*s->order));
+	s->order[place] = s->nr;
+	s->nr_order++;
+	s->list[s->nr++] = *t;
+}
+
+/* All of a process's throttle fds. */
+static void search_process(struct search *s, pid_t pid)
+{
+	int *fds, nr_fds = proc_find_fds(pid, THROTTLE_FILE, &fds);
+	struct process holder = { 0 };
+
+	if (nr_fds > 0)
+		holder = proc_of_thread(pid);
+	s->hidden |= nr_fds == -EACCES || nr_fds == -EPERM;
+	for (int i = 0; i < nr_fds; i++) {
+		struct throttle t = { .holder = holder, .fd = fds[i] };
+		int error, place;
+
+		if (is_known(s, &t, &place))
+			continue;
+		error = read_held(&t);
+		s->hidden |= error == -EPERM;
+		if (error || (s->vm && t.vm.pid != s->vm))
+			throttle_free(&t);
+		else
+			add(s, &t, place);
+	}
+	free(fds);
+}
+
+static int by_holder(const void *a, const void *b)
+{
+	const struct throttle *x = a, *y = b;
+
+	return x->holder.pid == y->holder.pid ? x->fd - y->fd : x->holder.pid - y->holder.pid;
 }
 
 /**
  * throttle_find() - find throttle fds in every process
  * @vm: the process whose VMs' throttles are wanted, 0 for all
- * @found: result, to be given to throttle_free_all()
+ * @found: result, to be given to throttle_free_all(); by holder, then by fd
  * @hidden: result: were there processes that the caller may not look into?
  *
  * A throttle fd that several processes have copies of is found once.
@@ -170,51 +258,27 @@ static bool is_known(const struct throttle *list, int count,
  */
 int throttle_find(pid_t vm, struct throttle **found, bool *hidden)
 {
+	struct search s = { .vm = vm };
 	struct dirent *entry;
-	int count = 0;
-	DIR *dir;
+	DIR *dir = opendir("/proc");
 
 	*found = NULL;
 	*hidden = false;
-	dir = opendir("/proc");
 	if (!dir)
 		return -errno;
-
 	while ((entry = readdir(dir))) {
 		pid_t pid = atoi(entry->d_name);
-		int *fds, nr_fds;
 
-		if (!pid)
-			continue;
-		nr_fds = proc_find_fds(pid, THROTTLE_FILE, &fds);
-		if (nr_fds == -EACCES || nr_fds == -EPERM)
-			*hidden = true;
-		for (int i = 0; i < nr_fds; i++) {
-			struct throttle *more, t = {
-				.holder = proc_of_thread(pid),
-				.fd = fds[i],
-			};
-			int error;
-
-			if (is_known(*found, count, &t))
-				continue;
-			error = read_held(&t);
-			if (error == -EPERM)
-				*hidden = true;
-			if (error || (vm && t.vm.pid != vm)) {
-				throttle_free(&t);
-				continue;
-			}
-			more = reallocarray(*found, count + 1, sizeof(**found));
-			if (!more)
-				err(EXIT_FAILURE, "list of throttles");
-			more[count++] = t;
-			*found = more;
-		}
-		free(fds);
+		if (pid)
+			search_process(&s, pid);
 	}
 	closedir(dir);
-	return count;
+	free(s.order);
+	if (s.nr)
+		qsort(s.list, s.nr, sizeof(*s.list), by_holder);
+	*found = s.list;
+	*hidden = s.hidden;
+	return s.nr;
 }
 
 /**
@@ -228,22 +292,16 @@ int throttle_find(pid_t vm, struct throttle **found, bool *hidden)
 const struct throttle *throttle_before(const struct throttle *now,
 				       const struct throttle *list, int nr)
 {
-	for (int i = 0; i < nr; i++) {
-		const struct throttle *before = &list[i];
-		bool same = before->holder.pid == now->holder.pid &&
-			    before->fd == now->fd &&
-			    before->nr_vcpus <= now->nr_vcpus;
+	const struct throttle *before = nr ?
+		bsearch(now, list, nr, sizeof(*list), by_holder) : NULL;
+	bool same = before && before->nr_vcpus <= now->nr_vcpus;
 
-		/* The number may be another throttle's now: it begins at 0. */
-		for (uint32_t v = 0; same && v < before->nr_vcpus; v++) {
-			same = before->vcpus[v].vcpu_id == now->vcpus[v].vcpu_id &&
-			       before->vcpus[v].elapsed_ns <=
-			       now->vcpus[v].elapsed_ns;
-		}
-		if (same)
-			return before;
+	/* The number may be another throttle's now: it begins at 0. */
+	for (uint32_t v = 0; same && v < before->nr_vcpus; v++) {
+		same = before->vcpus[v].vcpu_id == now->vcpus[v].vcpu_id &&
+		       before->vcpus[v].elapsed_ns <= now->vcpus[v].elapsed_ns;
 	}
-	return NULL;
+	return same ? before : NULL;
 }
 
 /**

@@ -2,19 +2,23 @@
 /*
  * A process with virtual machines for vm_test.sh to throttle.
  *
- *	spin_vm NUMBER ID[i|w]... [-log SOCKET] [-name NAME]
+ *	spin_vm NUMBER ID[i|w]... [-log SOCKET] [-throttle PERCENT] [-name NAME]
  *
  * creates NUMBER virtual machines and prints their fds, and a copy of the last,
  * which a VMM may have too.  Each has the vCPUs of those ids, which spin, or
  * stay idle where an "i" follows, or write to one page after the other of 1 MiB of
  * memory where a "w" does.  With -log, KVM logs which of those pages are dirtied;
  * who connects to the socket reads how many were since the last time, of the last
- * machine.  The name is for others to read, as QEMU's is.  Ends when it is killed.
+ * machine.  With -throttle, it throttles them itself.  The name is for others to read, as
+ * QEMU's is.  SIGUSR1 is a reboot as some VMMs do it: another machine takes the place of the
+ * only one, and its fds are printed.  Ends when it is killed.
  */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,6 +31,7 @@
 #include <unistd.h>
 
 #include <linux/kvm.h>
+#include <linux/kvm_throttle.h>
 
 #define PAGE		4096
 
@@ -91,13 +96,22 @@ static void init_vcpu(int vm, int vcpu, bool idle)
 
 #endif
 
+/* Threads of vCPUs; all end for a reboot. */
+#define VCPUS_MAX	64
+static pthread_t vcpus[VCPUS_MAX];
+static int nr_vcpus;
+static atomic_bool ends;
+
 static void *run(void *arg)
 {
 	int vcpu = (intptr_t)arg;
 
-	while (ioctl(vcpu, KVM_RUN, 0) && errno == EINTR)
-		;
-	err(1, "KVM_RUN returned");
+	while (!ends) {
+		if (!ioctl(vcpu, KVM_RUN, 0) || errno != EINTR)
+			err(1, "KVM_RUN returned");
+	}
+	close(vcpu);
+	return NULL;
 }
 
 static void create_vcpu(int vm, const char *arg)
@@ -114,6 +128,26 @@ static void create_vcpu(int vm, const char *arg)
 	init_vcpu(vm, vcpu, *what == 'i');
 	if (pthread_create(&thread, NULL, run, (void *)(intptr_t)vcpu))
 		errx(1, "no thread");
+	if (nr_vcpus < VCPUS_MAX)
+		vcpus[nr_vcpus++] = thread;
+}
+
+static void nothing(int signal)
+{
+	(void)signal;
+}
+
+/* One that isn't in KVM_RUN yet misses the first signals. */
+static void end_vcpus(void)
+{
+	ends = true;
+	for (; nr_vcpus; nr_vcpus--) {
+		while (pthread_tryjoin_np(vcpus[nr_vcpus - 1], NULL)) {
+			pthread_kill(vcpus[nr_vcpus - 1], SIGUSR2);
+			usleep(1000);
+		}
+	}
+	ends = false;
 }
 
 static void *allocate(size_t size)
@@ -152,6 +186,19 @@ static int create_vm(int kvm, void *code, bool log)
 		   allocate(DIRTY_SIZE));
 	create_irqchip(vm);
 	return vm;
+}
+
+/* The throttle fd stays open. */
+static void throttle_vm(int vm, unsigned int percent)
+{
+	struct kvm_throttle_attach attach = { .vm_fd = vm };
+	struct kvm_throttle set = { .percent_x100 = 100 * percent };
+	int device = open("/dev/kvm_throttle", O_RDWR | O_CLOEXEC);
+	int fd = ioctl(device, KVM_THROTTLE_ATTACH, &attach);
+
+	if (fd < 0 || ioctl(fd, KVM_SET_THROTTLE, &set))
+		err(1, "/dev/kvm_throttle");
+	close(device);
 }
 
 /* How many pages have been dirtied since the last time? */
@@ -204,40 +251,80 @@ static bool do_write(char **args)
 	return false;
 }
 
+/**
+ * struct options - the command line
+ * @nr: how many VMs
+ * @ids: what is said of their vCPUs; the last is NULL or begins with "-"
+ * @code: what they run
+ * @log: KVM logs what they dirty
+ * @percent: by how much they are throttled, 0 if not
+ */
+struct options {
+	int nr;
+	char **ids;
+	char *code;
+	bool log;
+	unsigned int percent;
+};
+
+/* Returns the last VM; @copy is of that. */
+static int create_vms(int kvm, const struct options *o, int *copy)
+{
+	int vm = -1;
+
+	for (int i = 0; i < o->nr; i++) {
+		vm = create_vm(kvm, o->code, o->log);
+		printf("%d ", vm);
+		for (char **id = o->ids; *id && **id != '-'; id++)
+			create_vcpu(vm, *id);
+		if (o->percent)
+			throttle_vm(vm, o->percent);
+	}
+	*copy = dup(vm);
+	if (*copy < 0)
+		err(1, "dup");
+	printf("%d\n", *copy);
+	fflush(stdout);
+	return vm;
+}
+
 int main(int argc, char **argv)
 {
+	struct options o = { .nr = argc < 3 ? 0 : atoi(argv[1]), .ids = argv + 2 };
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int nr, copy, vm = -1, server = -1;
-	char *code;
+	int copy, vm, signal, server = -1;
+	struct sigaction kick = { .sa_handler = nothing };
+	sigset_t reboot;
 
 	if (kvm < 0)
 		err(1, "/dev/kvm");
-	nr = argc < 3 ? 0 : atoi(argv[1]);
-	if (nr < 1)
+	if (o.nr < 1)
 		errx(2, "how many VMs, with which vCPUs?");
-	code = allocate(PAGE);
-	if (do_write(argv + 2))
-		memcpy(code + RESET_OFFSET, write_pages, sizeof(write_pages));
+	o.code = allocate(PAGE);
+	if (do_write(o.ids))
+		memcpy(o.code + RESET_OFFSET, write_pages, sizeof(write_pages));
 	else
-		memcpy(code + RESET_OFFSET, spin, sizeof(spin));
+		memcpy(o.code + RESET_OFFSET, spin, sizeof(spin));
 	for (int i = 2; i < argc - 1; i++) {
 		if (!strcmp(argv[i], "-log"))
 			server = listen_at(argv[i + 1]);
+		if (!strcmp(argv[i], "-throttle"))
+			o.percent = atoi(argv[i + 1]);
 	}
+	o.log = server >= 0;
+	sigaction(SIGUSR2, &kick, NULL);
+	sigemptyset(&reboot);
+	sigaddset(&reboot, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &reboot, NULL);
 
-	for (int i = 0; i < nr; i++) {
-		vm = create_vm(kvm, code, server >= 0);
-		printf("%d ", vm);
-		for (int v = 2; v < argc && *argv[v] != '-'; v++)
-			create_vcpu(vm, argv[v]);
-	}
-	copy = dup(vm);
-	if (copy < 0)
-		err(1, "dup");
-	printf("%d\n", copy);
-	fflush(stdout);
+	vm = create_vms(kvm, &o, &copy);
 	if (server >= 0)
 		serve_log(server, vm);
-	for (;;)
-		pause();
+	while (!sigwait(&reboot, &signal)) {
+		end_vcpus();
+		close(vm);
+		close(copy);
+		vm = create_vms(kvm, &o, &copy);
+	}
+	return 1;
 }

@@ -461,6 +461,59 @@ else
 	echo "# SKIP kvm-throttle-stalls.bt: bpftrace isn't there"
 fi
 
+# --- thousands of VMs -------------------------------------------------------
+
+end_holder TERM
+end_vm
+many=2000
+pids=
+# In 20 processes, which throttle them.
+for i in $(seq 20); do
+	"$spin_vm" $((many / 20)) 1i -throttle 50 -name "host$i" >"$dir/fds" &
+	pids="$pids $!"
+	wait_for test -s "$dir/fds"
+	: >"$dir/fds"
+done
+
+# took COMMAND...: its time, in milliseconds, comes to $took_ms; its status is the command's
+took()
+{
+	from=$(date +%s%N)
+	"$@" >"$dir/out" 2>&1
+	status=$?
+	took_ms=$((($(date +%s%N) - from) / 1000000))
+	return $status
+}
+
+# in_time NAME COMMAND...: it succeeds within 750 million instructions, which is a second on
+# any real CPU, and three on this machine
+in_time()
+{
+	what=$1
+	shift
+	took "$@" && [ $took_ms -lt 3000 ]
+	result "$what: $took_ms ms"
+}
+
+in_time stat "$command" stat
+[ "$(grep -c ': throttled by 50.00 %, by spin_vm' "$dir/out")" -eq $many ]
+result 'and has all'
+in_time 'stat --json' "$command" stat --json
+[ "$(grep -c '"percent":50.0' "$dir/out")" -eq $many ]
+result 'and has all'
+in_time 'stat --prometheus' "$command" stat --prometheus "$dir/many.prom"
+metrics "$dir/many.prom" "value('vms') == $many and
+list(series.values()).count(0.5) == $many"
+result 'and has all'
+in_time 'stat --vm' "$command" stat --vm host20
+took "$on_terminal" 24x80 -- true
+empty_ms=$took_ms
+took "$on_terminal" 24x80 key:q -- "$command" top
+[ $? -eq 0 ] && drawn "$many VMs, $many vCPUs" && [ $((took_ms - empty_ms)) -lt 3000 ]
+result "top: $((took_ms - empty_ms)) ms until it is drawn"
+kill -KILL $pids
+wait $pids 2>/dev/null
+
 # --- plot -----------------------------------------------------------------
 
 if command -v gnuplot >"$dir/out"; then
