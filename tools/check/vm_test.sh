@@ -186,7 +186,55 @@ expect 0 '^Done' --pid "$vm" --fd "${fds##* }" --quiet --for 200ms 80
 end_holder TERM
 end_vm
 
-# On a terminal, here one that has room for five lines.
+# --- a VM that is made anew, as some VMMs do it on a reboot -------------------------
+
+start_vm 1 0
+hold --quiet 50
+for reboots in 1 2; do
+	kill -USR1 "$vm"
+	wait_for sh -c "[ \$(wc -l <'$dir/fds') -gt $reboots ]"
+	wait_for grep -q "VM of process $vm (spin_vm) was made anew, and is throttled again" "$dir/held"
+	result 'a VM that is made anew: it is said'
+	wait_for throttled
+	result 'and it is throttled'
+	: >"$dir/held"
+done
+run stat --pid "$vm"
+[ $status -eq 0 ] && grep -q "throttled by 50.00 %, by $name (process $holder)" "$dir/out"
+result 'by the same'
+end_holder INT
+end_vm
+
+# --- namespaces ---------------------------------------------------------------------
+
+# A VM in a container, whose processes have other ids there.
+unshare --pid --mount-proc --net --ipc --uts --kill-child "$spin_vm" 1 0 -name boxed >"$dir/fds" &
+boxed=$!
+wait_for test -s "$dir/fds"
+vm=$(pgrep -P $boxed)
+expect 0 "spin_vm (process $vm) is not throttled" stat --vm boxed
+hold --quiet 50
+run stat --vm boxed
+[ $status -eq 0 ] && grep -q "^spin_vm (process $vm, VM boxed): throttled by 50.00 %, by $name (process $holder)$" "$dir/out"
+result 'a VM in a container is throttled from outside'
+end_holder TERM
+# Who throttles it is in that container, too.
+nsenter --target "$vm" --pid --mount -- "$(realpath "$command")" --pid 1 --quiet --for 10m 20 >"$dir/held" 2>&1 &
+holder=$!
+wait_for throttled
+run stat
+[ $status -eq 0 ] && grep -q "^spin_vm (process $vm, VM boxed): throttled by 20.00 %, by $name (process $(pgrep -P $holder))$" "$dir/out"
+result 'a VM in a container is throttled from inside, and stat says by whom'
+expect 1 "throttled already, by process $(pgrep -P $holder) ($name)" --vm boxed --for 1s 80
+nsenter --target "$vm" --pid --mount -- "$(realpath "$command")" stat >"$dir/out" 2>&1
+grep -q "^spin_vm (process 1, VM boxed): throttled by 20.00 %, by $name (process [0-9]*)$" "$dir/out"
+result 'in the container, stat has the ids of the container'
+kill -KILL "$boxed"
+wait "$boxed" 2>/dev/null
+vm=
+end_holder KILL
+
+# --- on a terminal, here one that has room for five lines ------------------------------
 # shellcheck disable=SC2046 # several numbers
 start_vm 1 0 $(seq -f %gi 1 15)
 for no_color in '' 1; do
