@@ -485,8 +485,8 @@ took()
 	return $status
 }
 
-# in_time NAME COMMAND...: it succeeds within 750 million instructions, which is a second on
-# any real CPU, and three on this machine
+# in_time NAME COMMAND...: it succeeds within 750 million instructions, which take this
+# machine three seconds
 in_time()
 {
 	what=$1
