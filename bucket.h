@@ -39,8 +39,21 @@
 /* The most that a page costs. */
 #define KVT_PAGE_NS_MAX		(NSEC_PER_SEC / KVM_THROTTLE_DIRTY_RATE_MIN)
 
-/* The most that anybody is over by: a PML buffer of 512 pages at the lowest rate. */
-#define KVT_DEBT_NS_MAX		(512 * KVT_PAGE_NS_MAX)
+/* The most that KVM marks as dirty for one exit, or on the way to an entry, without PML. */
+#define KVT_EXIT_PAGES		6
+
+/* The most that it does with PML: the CPU's list is full then. */
+#define KVT_PML_PAGES		512
+
+/* How long after its entry a guest has to exit to show its list; 0 is not at all. */
+#define KVT_LOOK_NS_MIN		(2 * NSEC_PER_USEC)
+#define KVT_LOOK_NS_MAX		(4 * NSEC_PER_MSEC)
+
+/* Nobody sleeps for longer at once, but who dirties more while in debt. */
+#define KVT_STALL_NS		(20 * NSEC_PER_MSEC)
+
+/* The most that anybody is over by: a full list at the lowest rate. */
+#define KVT_DEBT_NS_MAX		(KVT_PML_PAGES * KVT_PAGE_NS_MAX)
 
 /* What is remembered of how far a vCPU is over its share while the VM isn't. */
 #define KVT_KEEP_NS		(20 * NSEC_PER_MSEC)
@@ -161,6 +174,60 @@ static inline u64 kvt_bucket_add(u64 due, u64 now, u64 cost, u64 burst)
 static inline bool kvt_bucket_is_over(u64 due, u64 now)
 {
 	return due >= now + kvt_bucket_time(KVT_QUANTUM_NS);
+}
+
+/**
+ * kvt_bucket_until() - until when a vCPU sleeps that is over
+ * @due: the bucket, in which that is
+ * @now: the time
+ * @page: what a page costs the vCPU
+ * @pages: how many it has dirtied since its last entry
+ *
+ * A full list of PML's is paid for in parts.  The guest may write after each: who does
+ * pays for that, and as much again.  If it came with a debt, or comes with one for which
+ * another full list has no room, so that some of it would be forgotten, it pays at once.
+ *
+ * Return: a time, @due at the latest.
+ */
+static inline u64 kvt_bucket_until(u64 due, u64 now, u64 page, u32 pages)
+{
+	u64 part = kvt_bucket_time(KVT_STALL_NS), cost = page * pages;
+	u64 room = kvt_bucket_time(KVT_DEBT_NS_MAX) - KVT_PML_PAGES * page;
+	u64 fine = cost + kvt_bucket_time(KVT_QUANTUM_NS + KVT_BATCH_NS);
+
+	if (due - now > min(fine, room))
+		part = max(part, 2 * cost);
+	return min(due, now + part);
+}
+
+/**
+ * kvt_look_sooner() - when a guest has to exit that is over
+ * @look_ns: how long after an entry it had to; 0: it hadn't
+ * @over: by how much it is over
+ * @page: what a page costs it
+ *
+ * Return: the same from now on.  It isn't shorter than it was if @over is what it would
+ * be if each page were seen at once.
+ */
+static inline u64 kvt_look_sooner(u64 look_ns, u64 over, u64 page)
+{
+	u64 fine = page + kvt_bucket_time(KVT_QUANTUM_NS + KVT_BATCH_NS);
+
+	if (over > fine)
+		look_ns = max_t(u64, div64_u64(look_ns * fine, over),
+				KVT_LOOK_NS_MIN);
+	return look_ns;
+}
+
+/**
+ * kvt_look_later() - when a guest has to exit that wasn't over when it did
+ * @look_ns: how long after an entry it had to
+ *
+ * Return: the same from now on; 0: not any more.
+ */
+static inline u64 kvt_look_later(u64 look_ns)
+{
+	return look_ns > KVT_LOOK_NS_MAX / 2 ? 0 : 2 * look_ns;
 }
 
 /**

@@ -27,6 +27,12 @@
  * in vcpu.c sleeps.  If a signal ends that, what is left is still owed: kvt_entry()
  * refuses the vCPU.  A new setting wakes it at once.
  *
+ * The look.  A CPU with PML lists what the guest dirties, and KVM reads that at an exit:
+ * up to 512 pages at once, which at a low rate would be a long sleep.  So a timer has the
+ * guest exit: soon after its entry if it came to be over by many pages at once, and
+ * otherwise later each time, up to no timer.  What is dirtied before the first entry
+ * with a setting isn't charged: it may have been listed before.
+ *
  * Who changes what.  A vCPU's bucket, its count and until when it sleeps belong to the
  * thread that has the vCPU loaded, which KVM lets only one thread do.  The VM's bucket is
  * changed by a cmpxchg.  Settings come from other threads, so each has a serial number:
@@ -52,6 +58,8 @@ static void kvt_renew(struct kvt_vcpu *v, u64 now)
 		return;
 	v->dirty.seen = serial;
 	v->dirty.uncharged = 0;
+	v->dirty.look_ns = KVT_LOOK_NS_MIN;
+	v->dirty.look_at_ns = 0;
 	v->dirty.due = kvt_bucket_renew(v->dirty.due, kvt_bucket_time(now));
 	v->dirty.until_ns = READ_ONCE(v->dirty.page) ?
 			    min(v->dirty.until_ns, now + KVT_CARRY_NS) : 0;
@@ -64,6 +72,36 @@ bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now)
 		return true;
 	v->dirty.until_ns = 0;
 	return false;
+}
+
+void kvt_dirty_enter(struct kvt_vcpu *v)
+{
+	u64 now;
+
+	v->dirty.went = 0;
+	if (!v->dirty.look_ns && v->dirty.seen == READ_ONCE(v->dirty.serial))
+		return;
+	now = kvt_now(v->vm);
+	kvt_renew(v, now);
+	if (v->dirty.look_at_ns && now >= v->dirty.look_at_ns) {
+		v->dirty.look_ns = kvt_look_later(v->dirty.look_ns);
+		v->dirty.look_at_ns = 0;
+	}
+	if (!v->dirty.look_ns)
+		return;
+	if (!v->dirty.look_at_ns)
+		v->dirty.look_at_ns = now + v->dirty.look_ns;
+	else if (v->dirty.look_cpu == smp_processor_id())
+		return;
+	v->dirty.look_cpu = smp_processor_id();
+	hrtimer_start(&v->dirty.look,
+		      ns_to_ktime(v->vm->epoch_ns + v->dirty.look_at_ns),
+		      HRTIMER_MODE_ABS_PINNED_HARD);
+}
+
+enum hrtimer_restart kvt_dirty_look(struct hrtimer *timer)
+{
+	return HRTIMER_NORESTART;
 }
 
 void kvt_dirty_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
@@ -106,58 +144,76 @@ u64 kvt_dirty_logged(struct kvm *kvm)
 #include <linux/ftrace.h>
 #include <linux/kprobes.h>
 
-/* Return: until when @v, which has dirtied @pages, has to sleep; or 0. */
+/* Charge @pages to @v, which has a bucket of its own.  Return: when they are due. */
 static u64 kvt_charge_own(struct kvt_vcpu *v, u64 now, u64 page, u32 pages)
 {
-	kvt_share(&page, 1);
 	v->dirty.due = kvt_bucket_add(v->dirty.due, now, pages * page,
 				      READ_ONCE(v->dirty.burst));
-	return kvt_bucket_is_over(v->dirty.due, now) ? v->dirty.due : 0;
+	return v->dirty.due;
 }
 
-/* The same for one that shares the VM's bucket. */
-static u64 kvt_charge_shared(struct kvt_vm *vm, struct kvt_vcpu *v, u64 now,
-			     u64 page, u32 pages)
+/* The same for one that shares the VM's, where each costs @page; its share's: @own. */
+static u64 kvt_charge_shared(struct kvt_vcpu *v, u64 now, u64 page, u64 own,
+			     u32 pages)
 {
-	u64 own = kvt_share(&page, atomic_read(&vm->dirty.sharers));
-	s64 old = atomic64_read(&vm->dirty.due);
+	atomic64_t *shared = &v->vm->dirty.due;
+	s64 old = atomic64_read(shared);
 	u64 burst = READ_ONCE(v->dirty.burst);
 	u64 due;
 
 	do {
 		due = kvt_bucket_add(old, now, pages * page, burst);
-	} while (!atomic64_try_cmpxchg_relaxed(&vm->dirty.due, &old, due));
+	} while (!atomic64_try_cmpxchg_relaxed(shared, &old, due));
 	own = kvt_bucket_add(v->dirty.due, now, pages * own, burst);
 	v->dirty.due = kvt_bucket_forget(own, now, due);
 	/* Both have to be over. */
-	due = min(v->dirty.due, due);
-	return kvt_bucket_is_over(due, now) ? due : 0;
+	return min(v->dirty.due, due);
+}
+
+/* @v has dirtied so many pages that were not charged for. */
+static void kvt_charge_pages(struct kvt_vcpu *v, u64 page, u32 pages)
+{
+	bool is_own = READ_ONCE(v->dirty.own);
+	u64 now = kvt_bucket_time(kvt_now(v->vm)), own, due;
+
+	own = kvt_share(&page, is_own ? 1 : atomic_read(&v->vm->dirty.sharers));
+	if (is_own)
+		due = kvt_charge_own(v, now, page, pages);
+	else
+		due = kvt_charge_shared(v, now, page, own, pages);
+	if (!kvt_bucket_is_over(due, now))
+		return;
+	if (v->dirty.went > KVT_EXIT_PAGES) {
+		v->dirty.look_ns = kvt_look_sooner(v->dirty.look_ns, due - now, own);
+		v->dirty.look_at_ns = 0;
+	}
+	due = kvt_bucket_until(due, now, own, v->dirty.went);
+	v->dirty.until_ns = max(v->dirty.until_ns, kvt_bucket_ns(due));
+	kvt_vcpu_turn(v);
 }
 
 /* This thread, which has @v loaded, dirties a page. */
-static void kvt_dirtied(struct kvt_vm *vm, struct kvt_vcpu *v)
+static void kvt_dirtied(struct kvt_vcpu *v)
 {
-	u64 page = READ_ONCE(v->dirty.page), ns, now, due;
+	u64 page = READ_ONCE(v->dirty.page);
 	u32 pages;
 
 	WRITE_ONCE(v->dirty.pages, v->dirty.pages + 1);
 	if (!page)
 		return;
+	/* Pairs with kvt_dirty_apply(), as in kvt_renew(). */
+	if (v->dirty.seen != smp_load_acquire(&v->dirty.serial)) {
+		/* Dirtied before the setting, maybe: none of it is charged.  Renew. */
+		v->dirty.until_ns = max(v->dirty.until_ns, 1ULL);
+		kvt_vcpu_turn(v);
+		return;
+	}
+	v->dirty.went++;
 	pages = ++v->dirty.uncharged;
 	if (!kvt_is_batch(page, pages))
 		return;
 	v->dirty.uncharged = 0;
-	ns = kvt_now(vm);
-	kvt_renew(v, ns);
-	now = kvt_bucket_time(ns);
-	if (READ_ONCE(v->dirty.own))
-		due = kvt_charge_own(v, now, page, pages);
-	else
-		due = kvt_charge_shared(vm, v, now, page, pages);
-	if (!due)
-		return;
-	v->dirty.until_ns = kvt_bucket_ns(due);
-	kvt_vcpu_turn(v);
+	kvt_charge_pages(v, page, pages);
 }
 
 /* Will whoever reads the log find page @gfn of @slot for the call that is seen? */
@@ -184,7 +240,7 @@ static noinline void kvt_dirty_call(struct kvt_vm *vm, const struct kvm_vcpu *vc
 		return;
 	v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]);
 	if (v)
-		kvt_dirtied(vm, v);
+		kvt_dirtied(v);
 }
 
 /*

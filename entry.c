@@ -80,10 +80,12 @@ static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	state = READ_ONCE(v->state);
 	if (state == KVT_FREE)
 		return;
-	if (state != KVT_OPEN || v->dirty.until_ns ||
-	    READ_ONCE(v->task) != current ||
-	    READ_ONCE(v->cpu) != smp_processor_id())
-		kvt_vcpu_enter(v);
+	if ((state != KVT_OPEN || v->dirty.until_ns ||
+	     READ_ONCE(v->task) != current ||
+	     READ_ONCE(v->cpu) != smp_processor_id()) && !kvt_vcpu_enter(v))
+		return;
+	if (READ_ONCE(v->dirty.page))
+		kvt_dirty_enter(v);
 }
 
 static void kvt_entry(void *unused, KVT_ENTRY_ARGS)

@@ -79,7 +79,7 @@
  *    loaded, so is in an ioctl of it, and no thread returns from that without
  *    running it.
  *  - From a struct kvt_vcpu, struct kvt_vm may be reached only under the vCPU's
- *    lock and while its state isn't FREE, and the timers are started only there.
+ *    lock and while its state isn't FREE; the windows' timers are started only there.
  *  - The hook of dirty.c finds both under RCU, as entries do.  What it changes of a
  *    vCPU belongs to the thread that has it loaded, which KVM lets only one do.
  *

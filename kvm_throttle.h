@@ -236,10 +236,15 @@ struct kvt_turn {
  * @dirty.burst: the most credit, with its windows
  * @dirty.own: it doesn't share the VM's bucket
  * @dirty.serial: of the setting that they are from
- * @dirty.seen: which of those @dirty.due belongs to; this and the next four belong
+ * @dirty.seen: which of those @dirty.due belongs to; this and the next nine belong
  *	to the thread that has @vcpu loaded, without @lock
  * @dirty.due: the bucket of its own, or of its share
  * @dirty.uncharged: pages that aren't in a bucket yet
+ * @dirty.went: pages since its last entry, at the limit
+ * @dirty.look: the timer that has it exit, to see what PML's list has
+ * @dirty.look_ns: how long after an entry; 0: not at all
+ * @dirty.look_at_ns: when; 0: that is decided at the next entry
+ * @dirty.look_cpu: where @dirty.look was started
  * @dirty.until_ns: it may not enter the guest before; 0 if it may
  * @dirty.pages: for KVM_GET_THROTTLE, which may read it at any time
  * @dirty.sleeper: the thread that sleeps in kvt_sleep_off(), or NULL
@@ -309,6 +314,11 @@ struct kvt_vcpu {
 		u64 seen;
 		u64 due;
 		u32 uncharged;
+		u32 went;
+		struct hrtimer look;
+		u64 look_ns;
+		u64 look_at_ns;
+		int look_cpu;
 		u64 until_ns;
 		u64 pages;
 		struct task_struct *sleeper;
@@ -560,6 +570,22 @@ void kvt_dirty_apply_vm(struct kvt_vm *vm);
 bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now);
 
 /**
+ * kvt_dirty_enter() - a vCPU with a limit enters the guest now
+ * @v: the vCPU, which this thread has loaded and which may enter
+ *
+ * Interrupts are off.  Starts @v->dirty.look if it has to exit soon.
+ */
+void kvt_dirty_enter(struct kvt_vcpu *v);
+
+/**
+ * kvt_dirty_look() - have a vCPU exit, and KVM look at what it has dirtied
+ * @timer: @v->dirty.look.  Its interrupt does that: there is nothing else to do
+ *
+ * Return: HRTIMER_NORESTART.
+ */
+enum hrtimer_restart kvt_dirty_look(struct hrtimer *timer);
+
+/**
  * kvt_dirty_logged() - for how much memory is it logged what is dirtied?
  * @kvm: the VM, on which the caller has a reference
  *
@@ -609,8 +635,10 @@ void kvt_vcpu_turn(struct kvt_vcpu *v);
  * @v: the vCPU
  *
  * From the tracepoint's probe, unless it is KVT_FREE or KVT_OPEN for sure.
+ *
+ * Return: true if it does.  Otherwise it is kept out, and looked at before it tries again.
  */
-void kvt_vcpu_enter(struct kvt_vcpu *v);
+bool kvt_vcpu_enter(struct kvt_vcpu *v);
 
 /**
  * kvt_vcpu_apply() - put a setting in force

@@ -717,8 +717,8 @@ static void kvt_refuse(struct kvt_vcpu *v)
 	trace_kvm_throttle_retry(v);
 }
 
-/* @v isn't known to be allowed to enter. */
-static void kvt_try_to_open(struct kvt_vcpu *v)
+/* @v isn't known to be allowed to enter.  Return: whether it is. */
+static bool kvt_try_to_open(struct kvt_vcpu *v)
 {
 	u64 now = kvt_now(v->vm);
 	bool slept;
@@ -735,36 +735,42 @@ static void kvt_try_to_open(struct kvt_vcpu *v)
 		v->sleep.waited_ns += now - v->sleep.left_ns;
 	if (kvt_decide(v, now)) {
 		kvt_open_window(v, now, slept);
-		return;
+		return true;
 	}
 	v->held_from_ns = now;
 	kvt_refuse(v);
+	return false;
 }
 
-void kvt_vcpu_enter(struct kvt_vcpu *v)
+bool kvt_vcpu_enter(struct kvt_vcpu *v)
 {
+	bool enters = false;
+
 	raw_spin_lock(&v->lock);
-	if (v->state == KVT_FREE)
-		goto out;
 	/*
 	 * Another thread's window goes on: its timer stays.  So does that of one who has
 	 * to sleep first for what he has dirtied.  One whose handler waits for the lock
 	 * can't be set here: not now.
 	 */
-	if (v->task != current)
+	if (v->state == KVT_FREE) {
+		enters = true;
+	} else if (v->task != current) {
 		kvt_turn_back(v);
-	else if (v->dirty.until_ns && kvt_dirty_is_over(v, kvt_now(v->vm)))
+	} else if (v->dirty.until_ns && kvt_dirty_is_over(v, kvt_now(v->vm))) {
 		kvt_refuse(v);
-	else if (hrtimer_try_to_cancel(&v->window.closing) < 0)
+	} else if (hrtimer_try_to_cancel(&v->window.closing) < 0) {
 		kvt_entry_refuse();
-	else if (v->state == KVT_OPEN)
+	} else if (v->state == KVT_OPEN) {
 		kvt_follow(v);
-	else if (!kvt_has_windows(v))
+		enters = true;
+	} else if (!kvt_has_windows(v)) {
 		kvt_open_for_good(v);
-	else
-		kvt_try_to_open(v);
-out:
+		enters = true;
+	} else {
+		enters = kvt_try_to_open(v);
+	}
 	raw_spin_unlock(&v->lock);
+	return enters;
 }
 
 /* Bring the time statistics up to @now; the setting has been in force until then. */
@@ -858,6 +864,8 @@ static struct kvt_vcpu *kvt_alloc(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 			  HRTIMER_MODE_ABS_PINNED_HARD);
 	kvt_hrtimer_setup(&v->sleep.opening, kvt_opening, CLOCK_MONOTONIC,
 			  v->sleep.mode);
+	kvt_hrtimer_setup(&v->dirty.look, kvt_dirty_look, CLOCK_MONOTONIC,
+			  HRTIMER_MODE_ABS_PINNED_HARD);
 	/* The caller's file or work has a reference. */
 	__module_get(THIS_MODULE);
 	return v;
@@ -948,11 +956,15 @@ void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu)
 
 void kvt_vcpu_free(struct kvt_vcpu *v)
 {
-	/* Whoever saw another state starts timers under the lock: wait for that. */
+	/*
+	 * Whoever saw another state starts the windows' timers under the lock: wait for
+	 * that.  The look is started at an entry, and no entry sees @v any more.
+	 */
 	raw_spin_lock_irq(&v->lock);
 	raw_spin_unlock_irq(&v->lock);
 	hrtimer_cancel(&v->window.closing);
 	hrtimer_cancel(&v->sleep.opening);
+	hrtimer_cancel(&v->dirty.look);
 	kvt_put(v);
 }
 

@@ -440,11 +440,26 @@ TEST_F(dirty, count_ring_2)
 	check_count(_metadata, self);
 }
 
-/* The goals: 0.3 % over 5 s; in each tenth of a second, 1 % or a page. */
-static void check_rate(struct __test_metadata *_metadata, struct _test_data_dirty *self, u64 rate)
+/* With PML, so many pages may be dirtied before KVM sees the first; more at high rates. */
+#define PML_PAGES	12
+
+/* What isn't seen yet may be missing in a count over @ns, or be too much, in percent. */
+static double unseen(u64 rate, u64 ns)
+{
+	double pages = host_has_pml() ? PML_PAGES + rate / 500.0 : 1;
+
+	return 100 * pages / (rate * (ns / 1e9));
+}
+
+/*
+ * The goals: 0.3 % over 5 s; in each tenth of a second, 1 % or what isn't seen yet. @lowest is
+ * the lowest rate so far, as the longest stall is that of the throttle.
+ */
+static void check_rate(struct __test_metadata *_metadata, struct _test_data_dirty *self, u64 rate,
+		       u64 lowest)
 {
 	struct kvm_throttle_vcpu_state before = state_of(self, 0), after;
-	double page = 100.0 * 1e9 / STEP_NS / rate;
+	double within = fmax(1, unseen(rate, STEP_NS));
 	struct seen seen;
 
 	set(self, 0, rate);
@@ -452,13 +467,13 @@ static void check_rate(struct __test_metadata *_metadata, struct _test_data_dirt
 	after = state_of(self, 0);
 	EXPECT_EQ(after.dirty_rate, rate);
 	EXPECT_NEAR(seen.rate, rate, 0.3);
-	EXPECT_NEAR(seen.low, rate, fmax(1, page));
-	EXPECT_NEAR(seen.high, rate, fmax(1, page));
+	EXPECT_NEAR(seen.low, rate, within);
+	EXPECT_NEAR(seen.high, rate, within);
 	EXPECT_GT(after.dirty_sleeps, before.dirty_sleeps);
 	EXPECT_GT(after.dirty_held_ns, before.dirty_held_ns);
 	/* At higher rates, what is long is the time that it takes to read the log. */
 	if (throttle_exact() && rate <= 2000)
-		EXPECT_LE(after.stall_max_ns, 5 * MS);
+		EXPECT_LE(after.stall_max_ns, host_has_pml() ? (PML_PAGES + 1) * 1000 * MS / lowest : 5 * MS);
 	TH_LOG("%lu/s: %+.3f %%, each 100 ms %+.2f to %+.2f %%, longest stall %.3f ms", rate,
 	       100 * (seen.rate / rate - 1), 100 * (seen.low / rate - 1),
 	       100 * (seen.high / rate - 1), after.stall_max_ns / 1e6);
@@ -471,13 +486,13 @@ TEST_F(dirty, rate_is_held)
 
 	START(BITMAP, WRITER);
 	for (i = 0; i < ARRAY_SIZE(rates); i++)
-		check_rate(_metadata, self, rates[i]);
+		check_rate(_metadata, self, rates[i], rates[0]);
 }
 
 TEST_F(dirty, rate_is_held_with_the_ring)
 {
 	START(RING, WRITER);
-	check_rate(_metadata, self, 2000);
+	check_rate(_metadata, self, 2000, 2000);
 }
 
 TEST_F(dirty, two_writers_share)
@@ -520,15 +535,14 @@ TEST_F(dirty, reader_never_sleeps)
 	set(self, 0, 500);
 	seen = watch(self, 10);
 	reader = state_of(self, 1);
-	EXPECT_NEAR(seen.rate, 500, 2);
+	EXPECT_NEAR(seen.rate, 500, fmax(2, unseen(500, 1000 * MS)));
 	EXPECT_EQ(reader.dirtied, 0);
 	EXPECT_EQ(reader.dirty_sleeps, 0);
 	EXPECT_EQ(reader.throttled_ns, 0);
 	/* It has the CPU for itself, or had it before. */
-	if (throttle_exact() && sysconf(_SC_NPROCESSORS_ONLN) == 1)
-		EXPECT_NEAR(seen.work[1] / before.work[1], 2, 5);
-	else if (throttle_exact())
-		EXPECT_GE(seen.work[1] / before.work[1], 0.999);
+	if (throttle_exact())
+		EXPECT_GE(seen.work[1] / before.work[1],
+			  sysconf(_SC_NPROCESSORS_ONLN) == 1 ? 1.9 : 0.999);
 }
 
 TEST_F(dirty, vcpu_with_a_limit_of_its_own)
@@ -567,6 +581,7 @@ TEST_F(dirty, lowest_rate)
 {
 	struct kvm_throttle_state get = {};
 	struct seen seen;
+	double within;
 
 	START(BITMAP, WRITER, WRITER);
 	set(self, 0, 1);
@@ -574,10 +589,12 @@ TEST_F(dirty, lowest_rate)
 	EXPECT_EQ(get.dirty_rate, 2 * KVM_THROTTLE_DIRTY_RATE_MIN);
 	EXPECT_EQ(get.logged_pages, 2 * PAGES);
 	seen = watch(self, 20);
-	EXPECT_NEAR(seen.vcpu[0], KVM_THROTTLE_DIRTY_RATE_MIN, 3);
-	EXPECT_NEAR(seen.vcpu[1], KVM_THROTTLE_DIRTY_RATE_MIN, 3);
+	within = 2 + unseen(KVM_THROTTLE_DIRTY_RATE_MIN, 2000 * MS);
+	EXPECT_NEAR(seen.vcpu[0], KVM_THROTTLE_DIRTY_RATE_MIN, within);
+	EXPECT_NEAR(seen.vcpu[1], KVM_THROTTLE_DIRTY_RATE_MIN, within);
 	if (throttle_exact())
-		EXPECT_LT(state_of(self, 0).stall_max_ns, 21 * MS);
+		EXPECT_LT(state_of(self, 0).stall_max_ns,
+			  host_has_pml() ? 20 * (PML_PAGES + 1) * MS : 21 * MS);
 }
 
 /* For how long the vCPU's thread had a CPU. */
@@ -616,7 +633,7 @@ static void check_with_windows(struct __test_metadata *_metadata, struct _test_d
 	harvest(self);
 	elapsed = after.elapsed_ns - before.elapsed_ns;
 	throttled = after.throttled_ns - before.throttled_ns;
-	EXPECT_NEAR(seen.rate, rate, within);
+	EXPECT_NEAR(seen.rate, rate, fmax(within, unseen(rate, 2000 * MS)));
 	EXPECT_GE(after.windows, before.windows + 20);
 	EXPECT_GT(throttled, elapsed / 10000 * percent_x100);
 	EXPECT_LE(throttled, elapsed);
@@ -667,7 +684,7 @@ TEST_F(dirty, new_limit_has_no_credit)
 	harvest(self);
 	set(self, 0, 20000);
 	go(self, -1);
-	EXPECT_NEAR(pages_in(self, 10 * MS), 200, 10);
+	EXPECT_NEAR(pages_in(self, 10 * MS), 200, fmax(10, unseen(20000, 10 * MS)));
 }
 
 /* It sleeps 20 ms at a time, or has just been allowed a page. */
@@ -725,7 +742,8 @@ TEST_F(dirty, dirty_logging_off)
 	get = (struct kvm_throttle_state) {};
 	ASSERT_EQ(ioctl(self->fd, KVM_GET_THROTTLE, &get), 0);
 	EXPECT_EQ(get.logged_pages, PAGES);
-	EXPECT_NEAR(watch(self, 10).rate, 500, 3);
+	/* PML had a whole buffer by then, which is paid for in parts. */
+	EXPECT_NEAR(watch(self, host_has_pml() ? 60 : 10).rate, 500, 3);
 }
 
 /* A VMM that is kicked all the time has its guest dirty no page more. */
@@ -951,11 +969,12 @@ TEST_F(dirty, cost_of_a_page)
 	after = page_ns(self);
 	TH_LOG("%.0f ns a page; limited %.0f (%+.1f %%), another VM limited %.0f (%+.1f %%), after that %.0f",
 	       off, on, 100 * (on / off - 1), other, 100 * (other / off - 1), after);
-	EXPECT_GT(off, 1000);
-	EXPECT_LE(on, off * 1.10);
+	/* The hook takes as long with PML, which spares the guest the fault. */
+	EXPECT_GT(off, 500);
+	EXPECT_LE(on, off + (host_has_pml() ? 600 : off * 0.10));
 	EXPECT_GT(on, off);
-	EXPECT_LE(other, off * 1.05);
-	EXPECT_NEAR(after, off, 0.1);
+	EXPECT_LE(other, off + (host_has_pml() ? 300 : off * 0.05));
+	EXPECT_NEAR(after, off, host_has_pml() ? 0.3 : 0.1);
 }
 
 TEST_HARNESS_MAIN

@@ -458,6 +458,14 @@ static double measure_full(const struct mode *mode, struct mode_guest *g, int fd
 	return full;
 }
 
+/* With PML, KVM reads the CPU's list of up to 512 pages when the window has ended. */
+#define PML_NS		(300000)
+
+static u64 wait_ns(const struct mode *mode)
+{
+	return mode->create == create_dirty_ring && host_has_pml() ? PML_NS : mode->wait_ns;
+}
+
 static void measure(const struct mode *mode)
 {
 	double full, actual, target, least, most;
@@ -475,7 +483,7 @@ static void measure(const struct mode *mode)
 		actual = 100 - 100 * speed(&g, period_ns) / full;
 		target = targets[i] / 100.0;
 		most = target + mode->points;
-		least = target - mode->points - 100.0 * mode->wait_ns / period_ns;
+		least = target - mode->points - 100.0 * wait_ns(mode) / period_ns;
 		ksft_test_result(full > 0 && actual >= least && actual <= most,
 				 "%s, target %.2f: actual %.3f, of %.3f to %.3f\n", mode->name,
 				 target, actual, least, most);

@@ -425,3 +425,15 @@ bool throttle_exact(void)
 {
 	return getenv("KVM_THROTTLE_EXACT");
 }
+
+bool host_has_pml(void)
+{
+	FILE *file = fopen("/sys/module/kvm_intel/parameters/pml", "re");
+	bool has;
+
+	if (!file)
+		return false;
+	has = fgetc(file) == 'Y';
+	fclose(file);
+	return has;
+}

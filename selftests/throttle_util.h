@@ -269,6 +269,15 @@ int module_unload(u64 wait_ns);
 /* In the deterministic VM, where time can be judged. */
 bool throttle_exact(void);
 
+/**
+ * host_has_pml() - does the CPU list the pages that a guest dirties?
+ *
+ * Then KVM sees them at the next exit only, up to 512 at once (page-modification log).
+ *
+ * Return: true if so.
+ */
+bool host_has_pml(void);
+
 /* CLOCK_MONOTONIC in nanoseconds. */
 u64 now_ns(void);
 

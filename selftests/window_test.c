@@ -613,4 +613,171 @@ TEST(rate_is_exact_however_late_wake_ups_are)
 	}
 }
 
+/* The most vCPUs of a guest below. */
+#define PML_VCPUS	16
+
+/**
+ * struct pml - a guest whose vCPUs write on CPUs with PML, each on one of its own
+ * @vcpus: how many there are; they share the rate
+ * @rate: pages a second that they may dirty
+ * @page_ns: what a page takes one of them
+ * @burst: how many pages each writes at once, between pauses
+ * @then: how many it writes every other time
+ * @pause_ns: for how long it writes nothing
+ */
+struct pml {
+	u32 vcpus;
+	u64 rate;
+	u64 page_ns;
+	u64 burst;
+	u64 then;
+	u64 pause_ns;
+};
+
+/* One of them. */
+struct pml_vcpu {
+	u64 t;
+	u64 due;
+	u64 look;
+	u64 left;
+	u32 bursts;
+};
+
+static void begin_burst(const struct pml *guest, struct pml_vcpu *v)
+{
+	v->left = v->bursts++ % 2 && guest->then ? guest->then : guest->burst;
+}
+
+/* Charges for what is dirtied up to an exit, as dirty.c does.  Returns when that is due. */
+static u64 charge_exit(const struct pml *guest, struct pml_vcpu *v, u64 *shared, u32 pages)
+{
+	u64 page = kvt_page_time(guest->rate), own = kvt_share(&page, guest->vcpus), now = AT(v->t);
+	u32 i;
+
+	for (i = 0; i < pages; i++) {
+		*shared = kvt_bucket_add(*shared, now, page, kvt_burst(0));
+		v->due = kvt_bucket_forget(kvt_bucket_add(v->due, now, own, kvt_burst(0)), now,
+					   *shared);
+	}
+	return min(v->due, *shared);
+}
+
+/* From one entry to the next.  Returns how many pages were dirtied. */
+static u32 enter(const struct pml *guest, struct pml_vcpu *v, u64 *shared, u64 *stall_ns)
+{
+	u64 page = kvt_page_time(guest->rate), own = kvt_share(&page, guest->vcpus), due, until;
+	/* Until it exits: for the timer, as the list is full, or to do nothing. */
+	u64 pages = v->look ? v->look / guest->page_ns + 1 : KVT_PML_PAGES;
+
+	pages = min(min(pages, (u64)KVT_PML_PAGES), v->left);
+	v->t += pages * guest->page_ns;
+	v->left -= pages;
+	due = charge_exit(guest, v, shared, pages);
+	if (kvt_bucket_is_over(due, AT(v->t))) {
+		if (pages > KVT_EXIT_PAGES)
+			v->look = kvt_look_sooner(v->look, due - AT(v->t), own);
+		until = kvt_bucket_ns(kvt_bucket_until(due, AT(v->t), own, pages));
+		*stall_ns = max(*stall_ns, until - v->t);
+		v->t = until;
+	} else if (v->look) {
+		v->look = kvt_look_later(v->look);
+	}
+	if (!v->left) {
+		begin_burst(guest, v);
+		v->t += guest->pause_ns;
+		if (guest->pause_ns > 2 * KVT_LOOK_NS_MAX)
+			v->look = 0;
+	}
+	return pages;
+}
+
+/* Writes for 60 s.  Returns pages a second; *@stall_ns is the longest sleep. */
+static double simulate_pml(const struct pml *guest, u64 *stall_ns)
+{
+	struct pml_vcpu vcpus[PML_VCPUS] = {}, *v, *first = &vcpus[0];
+	u64 shared = 0, pages = 0;
+	u32 i;
+
+	*stall_ns = 0;
+	for (i = 0; i < guest->vcpus; i++) {
+		vcpus[i].look = KVT_LOOK_NS_MIN;
+		begin_burst(guest, &vcpus[i]);
+	}
+	while (first->t < 60 * NSEC_PER_SEC) {
+		pages += enter(guest, first, &shared, stall_ns);
+		for (v = vcpus; v < vcpus + guest->vcpus; v++)
+			first = v->t < first->t ? v : first;
+	}
+	return pages * 1e9 / first->t;
+}
+
+TEST(looks_become_rare)
+{
+	u64 look = KVT_LOOK_NS_MIN, page = AT(500000);
+	int looks;
+
+	for (looks = 0; look && looks < 100; looks++)
+		look = kvt_look_later(look);
+	EXPECT_EQ(looks, 11);
+	/* They don't begin for who is over by what is seen at once, nor become more. */
+	EXPECT_EQ(kvt_look_sooner(0, page + AT(KVT_QUANTUM_NS), page), 0);
+	EXPECT_EQ(kvt_look_sooner(64000, page + AT(KVT_QUANTUM_NS), page), 64000);
+	EXPECT_EQ(kvt_look_sooner(0, 512 * page, page), KVT_LOOK_NS_MIN);
+	EXPECT_LT(kvt_look_sooner(64000, 10 * page, page), 20000);
+	EXPECT_GT(kvt_look_sooner(64000, 10 * page, page), 10000);
+}
+
+TEST(hidden_pages_cost_no_long_sleep)
+{
+	/* The last ones write a list or more, and pause until all is paid. */
+	static const struct pml guests[] = {
+		{ 1, 500, 868, -1, 0, 0 }, { 1, 2000, 868, -1, 0, 0 }, { 1, 50000, 868, -1, 0, 0 },
+		{ 1, 2000, 100, -1, 0, 0 }, { 1, 10000, 100, -1, 0, 0 }, { 1, 50000, 100, -1, 0, 0 },
+		{ 1, 2000, 100, 512, 0, 300 * MS }, { 1, 5000, 100, 512, 0, 110 * MS },
+		{ 1, 2000, 868, 4096, 0, 2000 * MS },
+	};
+	u64 stall_ns;
+	double got;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(guests); i++) {
+		got = simulate_pml(&guests[i], &stall_ns);
+		TH_LOG("%llu/s, a page in %llu ns: %.1f/s, at most %.3f ms",
+		       (unsigned long long)guests[i].rate, (unsigned long long)guests[i].page_ns,
+		       got, stall_ns / 1e6);
+		EXPECT_LE(stall_ns, KVT_STALL_NS);
+		EXPECT_LT(got / guests[i].rate, 1.001);
+		EXPECT_GT(got / guests[i].rate, guests[i].pause_ns ? 0.4 : 0.999);
+	}
+}
+
+TEST(hidden_pages_gain_nothing)
+{
+	static const struct pml guests[] = {
+		{ 1, 2000, 100, 4096, 0, 10 * MS }, { 1, 2000, 100, 512, 0, 20 * MS },
+		{ 1, 50, 100, 512, 0, 10 * MS }, { 1, 100, 100, 300, 0, 10 * MS },
+		{ 1, 50, 100, 255, 512, 10 * MS }, { 1, 75, 100, 200, 512, 10 * MS },
+		{ 4, 2000, 100, -1, 0, 0 }, { 16, 2000, 100, -1, 0, 0 },
+		{ 16, 2000, 868, -1, 0, 0 }, { 16, 5000, 100, 512, 0, 20 * MS },
+		{ 16, 1000, 1000, 4, 0, MS },
+	};
+	u64 stall_ns, buffers_ns;
+	double got;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(guests); i++) {
+		got = simulate_pml(&guests[i], &stall_ns);
+		TH_LOG("%u vCPUs, %llu/s, a page in %llu ns, %llu at a time: %.1f/s, at most %.3f ms",
+		       guests[i].vcpus, (unsigned long long)guests[i].rate,
+		       (unsigned long long)guests[i].page_ns, (unsigned long long)guests[i].burst,
+		       got, stall_ns / 1e6);
+		/* In a minute: each may be ahead by two lists. */
+		EXPECT_LT(got * 60, guests[i].rate * 60 * 1.003 +
+				    2 * guests[i].vcpus * KVT_PML_PAGES);
+		EXPECT_GT(got / guests[i].rate, 0.9);
+		buffers_ns = 2ULL * KVT_PML_PAGES * guests[i].vcpus * NSEC_PER_SEC / guests[i].rate;
+		EXPECT_LE(stall_ns, max(buffers_ns, (u64)KVT_STALL_NS));
+	}
+}
+
 TEST_HARNESS_MAIN
