@@ -58,7 +58,7 @@ static void kvt_renew(struct kvt_vcpu *v, u64 now)
 		return;
 	v->dirty.seen = serial;
 	v->dirty.uncharged = 0;
-	v->dirty.look_ns = KVT_LOOK_NS_MIN;
+	v->dirty.look_ns = READ_ONCE(v->dirty.page) ? KVT_LOOK_NS_MIN : 0;
 	v->dirty.look_at_ns = 0;
 	v->dirty.due = kvt_bucket_renew(v->dirty.due, kvt_bucket_time(now));
 	v->dirty.until_ns = READ_ONCE(v->dirty.page) ?
@@ -71,17 +71,15 @@ bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now)
 	if (now < v->dirty.until_ns)
 		return true;
 	v->dirty.until_ns = 0;
+	/* Once it has slept it enters, whatever KVM marks on the way there. */
+	v->dirty.from = v->dirty.pages + KVT_EXIT_PAGES;
 	return false;
 }
 
-void kvt_dirty_enter(struct kvt_vcpu *v)
+void kvt_dirty_set_look(struct kvt_vcpu *v)
 {
-	u64 now;
+	u64 now = kvt_now(v->vm);
 
-	v->dirty.went = 0;
-	if (!v->dirty.look_ns && v->dirty.seen == READ_ONCE(v->dirty.serial))
-		return;
-	now = kvt_now(v->vm);
 	kvt_renew(v, now);
 	if (v->dirty.look_at_ns && now >= v->dirty.look_at_ns) {
 		v->dirty.look_ns = kvt_look_later(v->dirty.look_ns);
@@ -175,19 +173,20 @@ static void kvt_charge_pages(struct kvt_vcpu *v, u64 page, u32 pages)
 {
 	bool is_own = READ_ONCE(v->dirty.own);
 	u64 now = kvt_bucket_time(kvt_now(v->vm)), own, due;
+	s64 went = v->dirty.pages - v->dirty.from;
 
 	own = kvt_share(&page, is_own ? 1 : atomic_read(&v->vm->dirty.sharers));
 	if (is_own)
 		due = kvt_charge_own(v, now, page, pages);
 	else
 		due = kvt_charge_shared(v, now, page, own, pages);
-	if (!kvt_bucket_is_over(due, now))
+	if (went <= 0 || !kvt_bucket_is_over(due, now))
 		return;
-	if (v->dirty.went > KVT_EXIT_PAGES) {
+	if (went > KVT_EXIT_PAGES) {
 		v->dirty.look_ns = kvt_look_sooner(v->dirty.look_ns, due - now, own);
 		v->dirty.look_at_ns = 0;
 	}
-	due = kvt_bucket_until(due, now, own, v->dirty.went);
+	due = kvt_bucket_until(due, now, own, went);
 	v->dirty.until_ns = max(v->dirty.until_ns, kvt_bucket_ns(due));
 	kvt_vcpu_turn(v);
 }
@@ -201,6 +200,10 @@ static void kvt_dirtied(struct kvt_vcpu *v)
 	WRITE_ONCE(v->dirty.pages, v->dirty.pages + 1);
 	if (!page)
 		return;
+	pages = ++v->dirty.uncharged;
+	if (!kvt_is_batch(page, pages))
+		return;
+	v->dirty.uncharged = 0;
 	/* Pairs with kvt_dirty_apply(), as in kvt_renew(). */
 	if (v->dirty.seen != smp_load_acquire(&v->dirty.serial)) {
 		/* Dirtied before the setting, maybe: none of it is charged.  Renew. */
@@ -208,11 +211,6 @@ static void kvt_dirtied(struct kvt_vcpu *v)
 		kvt_vcpu_turn(v);
 		return;
 	}
-	v->dirty.went++;
-	pages = ++v->dirty.uncharged;
-	if (!kvt_is_batch(page, pages))
-		return;
-	v->dirty.uncharged = 0;
 	kvt_charge_pages(v, page, pages);
 }
 

@@ -72,6 +72,7 @@ static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 {
 	struct kvt_vcpu *v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]);
 	enum kvt_state state;
+	bool looked;
 
 	if (!v) {
 		kvt_vcpu_admit(vm, vcpu);
@@ -80,12 +81,15 @@ static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	state = READ_ONCE(v->state);
 	if (state == KVT_FREE)
 		return;
-	if ((state != KVT_OPEN || v->dirty.until_ns ||
-	     READ_ONCE(v->task) != current ||
-	     READ_ONCE(v->cpu) != smp_processor_id()) && !kvt_vcpu_enter(v))
+	looked = state != KVT_OPEN || v->dirty.until_ns ||
+		 READ_ONCE(v->task) != current ||
+		 READ_ONCE(v->cpu) != smp_processor_id();
+	if (looked && !kvt_vcpu_enter(v))
 		return;
-	if (READ_ONCE(v->dirty.page))
-		kvt_dirty_enter(v);
+	/* It enters.  A new setting has made it CLOSED. */
+	v->dirty.from = v->dirty.pages;
+	if (v->dirty.look_ns || (looked && READ_ONCE(v->dirty.page)))
+		kvt_dirty_set_look(v);
 }
 
 static void kvt_entry(void *unused, KVT_ENTRY_ARGS)

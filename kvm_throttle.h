@@ -240,7 +240,8 @@ struct kvt_turn {
  *	to the thread that has @vcpu loaded, without @lock
  * @dirty.due: the bucket of its own, or of its share
  * @dirty.uncharged: pages that aren't in a bucket yet
- * @dirty.went: pages since its last entry, at the limit
+ * @dirty.from: @dirty.pages at its last entry; ahead of them after a sleep for pages, by
+ *	what KVM may mark until the entry
  * @dirty.look: the timer that has it exit, to see what PML's list has
  * @dirty.look_ns: how long after an entry; 0: not at all
  * @dirty.look_at_ns: when; 0: that is decided at the next entry
@@ -314,7 +315,7 @@ struct kvt_vcpu {
 		u64 seen;
 		u64 due;
 		u32 uncharged;
-		u32 went;
+		u64 from;
 		struct hrtimer look;
 		u64 look_ns;
 		u64 look_at_ns;
@@ -570,12 +571,12 @@ void kvt_dirty_apply_vm(struct kvt_vm *vm);
 bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now);
 
 /**
- * kvt_dirty_enter() - a vCPU with a limit enters the guest now
- * @v: the vCPU, which this thread has loaded and which may enter
+ * kvt_dirty_set_look() - have a vCPU exit soon after this entry, if it has to
+ * @v: the vCPU, which enters the guest now, in this thread, with interrupts off
  *
- * Interrupts are off.  Starts @v->dirty.look if it has to exit soon.
+ * To be called if it has to already, and for the first entry with a setting.
  */
-void kvt_dirty_enter(struct kvt_vcpu *v);
+void kvt_dirty_set_look(struct kvt_vcpu *v);
 
 /**
  * kvt_dirty_look() - have a vCPU exit, and KVM look at what it has dirtied

@@ -923,6 +923,30 @@ TEST_F(dirty, steal_time)
 #endif
 }
 
+/*
+ * KVM marks the page of the steal time on the way to the guest, after each sleep.  With the
+ * ring that counts each time: a vCPU that had to sleep for it would never enter.
+ */
+TEST_F(dirty, steal_time_with_the_ring)
+{
+#ifdef __x86_64__
+	struct seen seen;
+
+	START(RING, WRITER);
+	guest_stop(&self->guest, 0);
+	vcpu_set_msr(self->guest.vcpus[0], MSR_KVM_STEAL_TIME,
+		     (GUEST_PHYSICAL + (PAGES - 1) * PAGE_BYTES) | KVM_MSR_ENABLED);
+	guest_start(&self->guest, 0);
+	set(self, 0, 500);
+	seen = watch(self, 20);
+	EXPECT_NEAR(seen.rate, 500, 3);
+	EXPECT_GT(seen.work[0], 200);
+	TH_LOG("%.1f pages a second, %.1f of them the guest's", seen.rate, seen.work[0]);
+#else
+	SKIP(return, "the guest would have to ask for it");
+#endif
+}
+
 /* What a page costs the guest that is dirty for the first time, in ns. */
 static double page_ns(struct _test_data_dirty *self)
 {
