@@ -267,19 +267,25 @@ struct options {
 	unsigned int percent;
 };
 
+static int create_throttled_vm(int kvm, const struct options *o)
+{
+	int vm = create_vm(kvm, o->code, o->log);
+
+	printf("%d ", vm);
+	for (char **id = o->ids; *id && **id != '-'; id++)
+		create_vcpu(vm, *id);
+	if (o->percent)
+		throttle_vm(vm, o->percent);
+	return vm;
+}
+
 /* Returns the last VM; @copy is of that. */
 static int create_vms(int kvm, const struct options *o, int *copy)
 {
-	int vm = -1;
+	int vm = create_throttled_vm(kvm, o);
 
-	for (int i = 0; i < o->nr; i++) {
-		vm = create_vm(kvm, o->code, o->log);
-		printf("%d ", vm);
-		for (char **id = o->ids; *id && **id != '-'; id++)
-			create_vcpu(vm, *id);
-		if (o->percent)
-			throttle_vm(vm, o->percent);
-	}
+	for (int i = 1; i < o->nr; i++)
+		vm = create_throttled_vm(kvm, o);
 	*copy = dup(vm);
 	if (*copy < 0)
 		err(1, "dup");
