@@ -145,12 +145,12 @@ wait $named $twin 2>/dev/null
 
 # Names with commas, which QEMU has doubled, very long ones, and others.
 long=$(printf 'n%.0s' $(seq 300))
-while IFS='|' read -r options name; do
+while IFS='|' read -r options called; do
 	rm -f "$dir/fds2"
 	"$spin_vm" 1 0i "${options%% *}" "${options#* }" >"$dir/fds2" &
 	named=$!
 	wait_for test -s "$dir/fds2"
-	expect 0 '^Done' --vm "$name" --quiet --for 100ms 80
+	expect 0 '^Done' --vm "$called" --quiet --for 100ms 80
 	kill -KILL $named
 	wait $named 2>/dev/null
 done <<NAMES
