@@ -567,7 +567,8 @@ TEST_F(dirty, vcpu_with_a_limit_of_its_own)
 	EXPECT_EQ(state_of(self, 0).dirty_rate, 0);
 	seen = watch(self, 5);
 	EXPECT_GT(seen.vcpu[0], FULL_RATE / 2);
-	EXPECT_NEAR(seen.vcpu[1], 3000, 3);
+	/* The other has the CPU whenever this one wants it again. */
+	EXPECT_NEAR(seen.vcpu[1], 3000, host_has_pml() ? 6 : 3);
 
 	/* The VM's takes it back. */
 	set(self, 0, 2000);
@@ -852,7 +853,7 @@ TEST_F(dirty, ftrace_is_turned_off)
 	EXPECT_EQ(throttle_set_dirty(self->fd, 0, 500), 0);
 	/* While there is a limit, it stays on. */
 	EXPECT_EQ(write_ftrace_enabled("0"), -EBUSY);
-	EXPECT_NEAR(watch(self, 5).rate, 500, 3);
+	EXPECT_NEAR(watch(self, 5).rate, 500, fmax(3, unseen(500, 5 * STEP_NS)));
 }
 
 TEST_F(dirty, vm_dies_during_a_sleep)
