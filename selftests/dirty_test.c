@@ -528,6 +528,7 @@ TEST_F(dirty, light_writer_never_sleeps)
 TEST_F(dirty, reader_never_sleeps)
 {
 	struct kvm_throttle_vcpu_state reader;
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	struct seen before, seen;
 
 	START(BITMAP, WRITER, READER);
@@ -539,10 +540,11 @@ TEST_F(dirty, reader_never_sleeps)
 	EXPECT_EQ(reader.dirtied, 0);
 	EXPECT_EQ(reader.dirty_sleeps, 0);
 	EXPECT_EQ(reader.throttled_ns, 0);
-	/* It has the CPU for itself, or had it before. */
-	if (throttle_exact())
-		EXPECT_GE(seen.work[1] / before.work[1],
-			  sysconf(_SC_NPROCESSORS_ONLN) == 1 ? 1.9 : 0.999);
+	/* It has the CPU for itself, or had it before.  With PML, the log took more of that. */
+	if (throttle_exact() && cpus == 1 && !host_has_pml())
+		EXPECT_NEAR(seen.work[1] / before.work[1], 2, 5);
+	else if (throttle_exact())
+		EXPECT_GE(seen.work[1] / before.work[1], cpus == 1 ? 1.9 : 0.999);
 }
 
 TEST_F(dirty, vcpu_with_a_limit_of_its_own)
@@ -995,7 +997,7 @@ TEST_F(dirty, cost_of_a_page)
 	TH_LOG("%.0f ns a page; limited %.0f (%+.1f %%), another VM limited %.0f (%+.1f %%), after that %.0f",
 	       off, on, 100 * (on / off - 1), other, 100 * (other / off - 1), after);
 	/* The hook takes as long with PML, which spares the guest the fault. */
-	EXPECT_GT(off, 500);
+	EXPECT_GT(off, host_has_pml() ? 500 : 1000);
 	EXPECT_LE(on, off + (host_has_pml() ? 600 : off * 0.10));
 	EXPECT_GT(on, off);
 	EXPECT_LE(other, off + (host_has_pml() ? 300 : off * 0.05));
