@@ -101,10 +101,12 @@ struct kvm_throttle {
  * @throttled_ns: for how much of @elapsed_ns the throttle kept the vCPU out of
  *	guest mode; for a vCPU that never halts or leaves KVM_RUN, and has no rate,
  *	that is @percent_x100 / 10000
- * @windows: sleep windows that the vCPU slept in
- * @interrupted: sleeps that a signal ended
+ * @windows: sleep windows that the vCPU slept in; none with a rate alone
+ * @interrupted: sleeps that a signal ended or prevented, of windows and for what
+ *	it had dirtied
  * @retries: entries into the guest that were refused, as the thread had been
- *	outside KVM_RUN when the sleep window began, for instance
+ *	outside KVM_RUN when the sleep window began, for instance, or as a signal
+ *	had ended a sleep for what it had dirtied
  * @late_max_ns: by how much a window has started or ended late at most.  Later
  *	windows repay that
  * @stall_max_ns: the longest time that the throttle kept the vCPU out of guest
@@ -113,8 +115,8 @@ struct kvm_throttle {
  * @dirty_rate: the rate in force, in pages a second, which is the vCPU's own, or
  *	else what it shares; 0 without a limit.  This and what follows came with
  *	version 3
- * @dirtied: pages that the vCPU has dirtied as far as KVM logs it, while the VM or a
- *	vCPU of it had a limit
+ * @dirtied: pages that the vCPU has dirtied as far as KVM logs it.  All are counted
+ *	only while the VM or a vCPU of it has a rate
  * @dirty_held_ns: the part of @throttled_ns that it slept for what it had dirtied
  * @dirty_sleeps: how often it did
  */
@@ -144,7 +146,8 @@ struct kvm_throttle_vcpu_state {
  * @percent_x100: out: the VM's percentage, in hundredths of a percent
  * @period_ns: out: the VM's period in nanoseconds; 0 without a percentage
  * @nr_vcpus: in: how many elements @vcpus has room for; out: how many vCPUs the
- *	VM has.  If that is more, only the first have been stored
+ *	VM has.  If that is more, only the first have been stored.  To be set anew
+ *	before each call
  * @vcpu_size: in: size of one element of @vcpus, as the caller was compiled,
  *	sizeof(struct kvm_throttle_vcpu_state); 0 if @nr_vcpus is 0.  A module
  *	that knows more fields than the caller leaves out the last ones.  One
@@ -192,12 +195,14 @@ struct kvm_throttle_state {
 
 /*
  * On a throttle fd.  poll() reports POLLHUP when the VM is gone: nobody has its fd
- * or a vCPU's any more.  Any other ioctl is ENOTTY; read() and write() are EINVAL.
+ * or a vCPU's any more.  ESRCH comes sooner: when the process that called KVM_CREATE_VM
+ * has exited, or has called exec().  Any other ioctl is ENOTTY; read() and write() are
+ * EINVAL.
  *
  * KVM_SET_THROTTLE: returns 0.  A change is in force within one period, or within
  * 20 ms if it is of the rate; full speed is at once.  A new vCPU, or one in a new thread,
- * is throttled from its first entry into the guest on.  The first rate on a host takes
- * a tenth of a second to be set.
+ * is throttled from its first entry into the guest on.  To set a rate takes a tenth of a
+ * second each time that no VM of the host has had one for about a second.
  *	EBUSY	dirty_rate is not 0, and the administrator has turned off ftrace,
  *		which it takes (kernel.ftrace_enabled)
  *	EFAULT	the pointer is wrong
@@ -205,8 +210,8 @@ struct kvm_throttle_state {
  *		vcpu_id is not 0 without KVM_THROTTLE_VCPU
  *	ENOENT	there is no vCPU with that id
  *	ENOMEM	out of memory
- *	EOPNOTSUPP	dirty_rate is not 0, and this kernel hasn't what it takes: ftrace
- *		with arguments, and kprobes
+ *	EOPNOTSUPP	dirty_rate is not 0, and this kernel has no ftrace with
+ *		arguments, or no kprobes
  *	ESRCH	the VM is gone, or its process
  * After an error nothing has changed.
  *
@@ -215,7 +220,7 @@ struct kvm_throttle_state {
  *	EINVAL	flags or reserved are not 0; vcpu_size is smaller than the struct
  *		of version 1 or larger than a page, or not 0 while nr_vcpus is 0
  *	ENOMEM	out of memory
- *	ESRCH	the VM is gone
+ *	ESRCH	the VM is gone, or its process
  */
 #define KVM_SET_THROTTLE		_IOW(0xB9, 0x02, struct kvm_throttle)
 #define KVM_GET_THROTTLE		_IOWR(0xB9, 0x03, struct kvm_throttle_state)
