@@ -15,7 +15,8 @@
 #include <linux/ftrace.h>
 #include <linux/ptrace.h>
 
-#if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES)
+#if !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS) || !defined(CONFIG_KPROBES) || \
+	defined(KVT_NO_FTRACE_ARGS)
 #error "functions can't be seen, or not be found"
 #endif
 

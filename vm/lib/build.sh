@@ -78,7 +78,8 @@ cmd_build()
 	say "building for Debian $variant, kernel $kernel${kernel_name:+ ($kernel_name)}"
 	in_root "$root" ro env "${cross[@]}" bash -c "$(declare -f sync_sources index_modules)
 		sync_sources
-		make -j$(nproc) -C /build/src KDIR=$kernel_base/lib/modules/$kernel/build EXPORTS=$exports \"\$@\"
+		make -j$(nproc) -C /build/src KDIR=$kernel_base/lib/modules/$kernel/build \\
+			EXPORTS=$exports FTRACE=$ftrace \"\$@\"
 		index_modules '$kernel_base' $kernel" bash "${targets[@]}" < <(list_sources)
 	exec {lock}>&-
 }

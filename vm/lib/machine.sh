@@ -16,7 +16,8 @@ ending_with_us=("${user_namespace[@]}" setpriv --pdeathsig KILL --)
 # in_trixie CMD...: for trixie's own kernel, whatever this run is for
 in_trixie()
 {
-	env SUITE=trixie FLAVOUR='' ARCH=amd64 KERNEL='' EXPORTS='' KVM_THROTTLE_CACHE="$cache" "$@"
+	env SUITE=trixie FLAVOUR='' ARCH=amd64 KERNEL='' EXPORTS='' FTRACE='' \
+		KVM_THROTTLE_CACHE="$cache" "$@"
 }
 
 # Sets $emulator, the root that the emulator runs in, trixie's whatever is booted, and

@@ -196,6 +196,8 @@ cmd_root()
 		die "KERNEL must name one of vm/kernels/*.config, not '$kernel_name'"
 	[[ -z $exports || $exports = upstream ]] ||
 		die "EXPORTS must be upstream or empty, not '$exports'"
+	[[ -z $ftrace || $ftrace = none ]] ||
+		die "FTRACE must be none or empty, not '$ftrace'"
 	[[ -z $kernel_name || $arch = amd64 ]] || die "KERNEL is for ARCH=amd64 only"
 	root=$cache/root/$variant-$(root_key)
 	target=
