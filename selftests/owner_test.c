@@ -12,14 +12,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <linux/bpf.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
 #include "throttle_util.h"
+
+#define DEVICE		"/dev/kvm_throttle"
+#define DEVICE_MAJOR	10
+#define DEVICE_MINOR	249
 
 /*
  * For tests that run modprobe: in the deterministic VM, time runs ahead while it
@@ -287,7 +293,7 @@ TEST_F(owner, device_is_not_for_everybody)
 {
 	struct stat st;
 
-	ASSERT_EQ(stat("/dev/kvm_throttle", &st), 0);
+	ASSERT_EQ(stat(DEVICE, &st), 0);
 	EXPECT_EQ(st.st_mode & 0007, 0);
 }
 
@@ -309,9 +315,9 @@ static int try_as_nobody(pid_t pid, int vm_fd, int device)
 
 	if (setgroups(0, NULL) || setgid(65534) || setuid(65534))
 		return 1;
-	if (can_open("/dev/kvm_throttle", O_RDWR))
+	if (can_open(DEVICE, O_RDWR))
 		return 2;
-	if (can_open("/dev/kvm_throttle", O_RDONLY))
+	if (can_open(DEVICE, O_RDONLY))
 		return 3;
 	if (can_open("/sys/kernel/debug/kvm_throttle", O_RDONLY))
 		return 4;
@@ -331,7 +337,7 @@ static int try_as_nobody(pid_t pid, int vm_fd, int device)
 
 TEST_F(owner, nobody_can_do_nothing)
 {
-	int device = open("/dev/kvm_throttle", O_RDWR | O_CLOEXEC), status;
+	int device = open(DEVICE, O_RDWR | O_CLOEXEC), status;
 	struct guest g;
 	pid_t pid;
 
@@ -357,6 +363,20 @@ static void write_text(const char *path, const char *text)
 	TEST_ASSERT(fd >= 0 && write(fd, text, strlen(text)) == strlen(text), "%s: errno %d",
 		    path, errno);
 	close(fd);
+}
+
+static void make_cgroup(void)
+{
+	TEST_ASSERT(!mkdir(CGROUP, 0755) || errno == EEXIST, CGROUP ": errno %d", errno);
+}
+
+/* Who was in it may be on its way out. */
+static void remove_cgroup(void)
+{
+	int i;
+
+	for (i = 0; i < 100 && rmdir(CGROUP); i++)
+		sleep_ns(10 * MS);
 }
 
 /* Kernel memory that is charged to the cgroup; -1 where that isn't told. */
@@ -408,10 +428,9 @@ static long charged_for(int nr_vcpus)
 TEST_F(owner, memory_is_charged)
 {
 	long one, many;
-	int i;
 
 	write_text(CGROUPS "/cgroup.subtree_control", "+memory");
-	ASSERT_FALSE(mkdir(CGROUP, 0755) && errno != EEXIST);
+	make_cgroup();
 	write_text(CGROUP "/cgroup.procs", "0");
 	if (charged() < 0)
 		SKIP(goto out, "memory.stat has no line \"kernel\"");
@@ -423,8 +442,64 @@ TEST_F(owner, memory_is_charged)
 out:
 	/* Back to the root, where the test began. */
 	write_text(CGROUPS "/cgroup.procs", "0");
-	for (i = 0; i < 100 && rmdir(CGROUP); i++)
-		sleep_ns(10 * MS);
+	remove_cgroup();
+}
+
+/* 0 or errno of opening the device by @path. */
+static int open_error(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return errno;
+	close(fd);
+	return 0;
+}
+
+/* Forbid all devices to who is in the cgroup @dir. */
+static int forbid_devices(int dir)
+{
+	static const struct bpf_insn no[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = 0 },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	union bpf_attr load = {
+		.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE,
+		.insns = (uintptr_t)no,
+		.insn_cnt = ARRAY_SIZE(no),
+		.license = (uintptr_t)"GPL",
+	};
+	union bpf_attr attach = {
+		.target_fd = dir,
+		.attach_bpf_fd = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load)),
+		.attach_type = BPF_CGROUP_DEVICE,
+	};
+
+	return syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof(attach));
+}
+
+TEST_F(owner, device_cgroup)
+{
+	int dir, status;
+	pid_t pid;
+
+	make_cgroup();
+	dir = open(CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_GE(dir, 0);
+	if (forbid_devices(dir))
+		SKIP(goto out, "this kernel has no BPF for cgroups");
+	pid = fork();
+	if (!pid) {
+		write_text(CGROUP "/cgroup.procs", "0");
+		_exit(open_error(DEVICE));
+	}
+	waitpid(pid, &status, 0);
+	EXPECT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(WEXITSTATUS(status), EPERM);
+	EXPECT_EQ(open_error(DEVICE), 0);
+out:
+	close(dir);
+	remove_cgroup();
 }
 
 /* A thread's id is told only to those whose pid namespace it is in. */
@@ -484,6 +559,26 @@ FIXTURE_TEARDOWN(module)
 	EXPECT_EQ(module_unload(1000 * MS), 0);				\
 	EXPECT_EQ(system("modprobe kvm_throttle"), 0);			\
 } while (0)
+
+/* To open the device loads the module, or fails if that can't be loaded. */
+TEST_F_TIMEOUT(module, is_loaded_by_open, MODPROBE_S)
+{
+	static const char helper[] = "/proc/sys/kernel/modprobe", node[] = DEVICE "_test";
+	int file = open(helper, O_RDONLY | O_CLOEXEC);
+	char old[256] = {};
+
+	ASSERT_GT(read(file, old, sizeof(old) - 1), 0);
+	close(file);
+	EXPECT_EQ(module_unload(1000 * MS), 0);
+	/* As systemd makes it at boot: here the module's own has gone with it. */
+	ASSERT_EQ(mknod(node, S_IFCHR | 0600, makedev(DEVICE_MAJOR, DEVICE_MINOR)), 0);
+	write_text(helper, "\n");
+	EXPECT_EQ(open_error(node), ENODEV);
+	write_text(helper, old);
+	EXPECT_EQ(open_error(node), 0);
+	unlink(node);
+	EXPECT_EQ(open_error(DEVICE), 0);
+}
 
 TEST_F_TIMEOUT(module, in_use_while_attached, MODPROBE_S)
 {
