@@ -7,7 +7,7 @@
  * user space, and here percpu allocations) in one thread, and fails the n-th of
  * them.  Only what is called by the module is counted.  So each call is made
  * again and again, with the first of them failing, then the second, until none is
- * left.  In what kernel threads do for the module, all allocations fail.
+ * left.  In what the vCPUs' threads do for the module, all allocations fail.
  *
  * It takes a kernel with fault injection: vm/kernels/debug.config.
  */
@@ -310,7 +310,7 @@ TEST_F_TIMEOUT(fault, no_fd_left, TIMEOUT_S)
 TEST_F_TIMEOUT(fault, set_and_get, TIMEOUT_S)
 {
 	struct kvm_throttle_vcpu_state states[2];
-	int nth, r, fd = throttle_attach(self->g.vm->fd);
+	int nth, r, no_memory = 0, fd = throttle_attach(self->g.vm->fd);
 	u64 period_ns;
 	bool failed;
 
@@ -319,12 +319,15 @@ TEST_F_TIMEOUT(fault, set_and_get, TIMEOUT_S)
 		fail_nth(nth);
 		r = throttle_set(fd, 5000, nth * 2 * MS);
 		failed = has_failed();
-		ASSERT_TRUE(!r || (failed && r == -EFAULT));
+		ASSERT_TRUE(!r || (failed && (r == -EFAULT || r == -ENOMEM)));
+		no_memory += r == -ENOMEM;
 		/* Nothing has come of a call that failed. */
 		ASSERT_EQ(throttle_get(fd, NULL, 0, &period_ns), 2);
 		ASSERT_EQ(period_ns == nth * 2 * MS, !r);
 	}
 	EXPECT_EQ(faults(COPY), 1);
+	/* The first throttle since the module was loaded adds a probe to a tracepoint. */
+	EXPECT_GE(no_memory, 1);
 
 	for (nth = 1, failed = true; failed; nth++) {
 		fail_nth(nth);
@@ -376,24 +379,44 @@ TEST_F_TIMEOUT(fault, debugfs_file, TIMEOUT_S)
 	close(fd);
 }
 
-/* Found by a kernel thread, which fails until there is memory again. */
-static void check_new_vcpu(struct __test_metadata *_metadata, struct guest *g,
-			   int slab_faults)
+/* Does vCPU @i do more than @work? */
+static bool wait_for_work(const struct guest *g, int i, u64 work)
 {
-	struct kvm_throttle_vcpu_state states[3] = {};
-	int fd = throttle_attach(g->vm->fd);
-	u64 end;
+	u64 end = now_ns() + PATIENCE;
 
-	ASSERT_GE(fd, 0);
-	ASSERT_EQ(throttle_set(fd, SLOW, 0), 0);
+	while (g->reports[i].work <= work && now_ns() < end)
+		sleep_ns(10 * MS);
+	return g->reports[i].work > work;
+}
+
+/*
+ * Attach, throttle, and add a vCPU, whose thread gets no memory to make it known.  It
+ * tries again and again, and stays out of the guest.
+ */
+static int attach_and_add_vcpu(struct guest *g)
+{
+	int fd = throttle_attach(g->vm->fd);
+
+	TEST_ASSERT(fd >= 0 && !throttle_set(fd, SLOW, 0), "attach and set");
 	fail_allocations(true);
 	guest_add_vcpu(g, GUEST_WORK);
-	EXPECT_TRUE(wait_for_faults(SLAB, slab_faults));
-	/* Nothing changes meanwhile, but for the worse neither. */
-	EXPECT_EQ(throttle_set(fd, 0, 0), -ENOMEM);
+	TEST_ASSERT(wait_for_faults(SLAB, 4), "nobody needs memory for a new vCPU");
+	TEST_ASSERT(!g->reports[g->nr_vcpus - 1].work, "a vCPU that isn't known runs");
+	return fd;
+}
+
+TEST_F_TIMEOUT(fault, new_vcpu, TIMEOUT_S)
+{
+	struct kvm_throttle_vcpu_state states[3] = {};
+	int fd = attach_and_add_vcpu(&self->g);
+	u64 end;
+
+	/* These look at all vCPUs, so have to know it.  Nothing changes. */
+	EXPECT_EQ(throttle_set_vcpu(fd, 0, 5000), -ENOMEM);
 	EXPECT_EQ(throttle_get(fd, states, 3, NULL), -ENOMEM);
 	fail_allocations(false);
 
+	EXPECT_TRUE(wait_for_work(&self->g, 2, 0));
 	end = now_ns() + PATIENCE;
 	do {
 		sleep_ns(100 * MS);
@@ -403,44 +426,54 @@ static void check_new_vcpu(struct __test_metadata *_metadata, struct guest *g,
 	EXPECT_EQ(states[2].percent_x100, SLOW);
 	EXPECT_GT(states[2].windows, 0);
 	close(fd);
-}
-
-TEST_F_TIMEOUT(fault, new_vcpu, TIMEOUT_S)
-{
-	check_new_vcpu(_metadata, &self->g, 4);
 	/* The new one's. */
 	self->fds++;
 }
 
-/* The vCPU's thread is another: the old one stays in force until that is known. */
+/* Full speed takes no memory, and then a vCPU that isn't known runs too. */
+TEST_F_TIMEOUT(fault, full_speed, TIMEOUT_S)
+{
+	int fd = attach_and_add_vcpu(&self->g);
+
+	EXPECT_EQ(throttle_set(fd, 0, 0), 0);
+	EXPECT_TRUE(wait_for_work(&self->g, 2, 0));
+	fail_allocations(false);
+	close(fd);
+	/* The new one's. */
+	self->fds++;
+}
+
+/* The vCPU's thread is another, which is throttled from its first entry on, without memory. */
 TEST_F_TIMEOUT(fault, moved_vcpu, TIMEOUT_S)
 {
 	struct kvm_throttle_vcpu_state states[2] = {};
 	int fd = throttle_attach(self->g.vm->fd);
-	u64 end, tid;
+	u64 windows, work, tid;
 
 	ASSERT_GE(fd, 0);
 	ASSERT_EQ(throttle_set(fd, SLOW, 0), 0);
+	EXPECT_TRUE(guest_is_slow(&self->g, self->full));
 	ASSERT_EQ(throttle_get(fd, states, 2, NULL), 2);
 	tid = states[0].tid;
 	fail_allocations(true);
 	guest_stop(&self->g, 0);
+	windows = states[0].windows;
+	work = self->g.reports[0].work;
 	guest_start(&self->g, 0);
-	EXPECT_TRUE(wait_for_faults(SLAB, 4));
+	EXPECT_TRUE(wait_for_work(&self->g, 0, work));
+	EXPECT_TRUE(guest_is_slow(&self->g, self->full));
+	/* What is read needs some. */
 	EXPECT_EQ(throttle_get(fd, states, 2, NULL), -ENOMEM);
 	fail_allocations(false);
 
-	end = now_ns() + PATIENCE;
-	do {
-		sleep_ns(100 * MS);
-		ASSERT_EQ(throttle_get(fd, states, 2, NULL), 2);
-	} while (states[0].tid == tid && now_ns() < end);
+	ASSERT_EQ(throttle_get(fd, states, 2, NULL), 2);
 	EXPECT_NE(states[0].tid, tid);
 	EXPECT_EQ(states[0].percent_x100, SLOW);
+	EXPECT_GT(states[0].windows, windows);
 	close(fd);
 }
 
-/* The kernel thread lets go of it without any memory. */
+/* To let go of it takes no memory. */
 TEST_F_TIMEOUT(fault, dying_vm, TIMEOUT_S)
 {
 	struct pollfd pfd;
@@ -497,7 +530,7 @@ TEST_F_TIMEOUT(fault, load, TIMEOUT_S)
 	}
 	TH_LOG("%d faults in slab, %d in page, %d in percpu allocations; %d errors",
 	       faults(SLAB), faults(PAGE), faults(PERCPU), errors);
-	/* The workqueue, its attributes, its percpu part; the device. */
+	/* The workqueues, their attributes, their percpu parts; the device. */
 	EXPECT_GE(faults(PERCPU), 1);
 	EXPECT_GE(errors, 4);
 	close(file);
