@@ -78,17 +78,21 @@
  *    module and the task_struct.  It is queued only to a thread that has the vCPU
  *    loaded, so is in an ioctl of it, and no thread returns from that without
  *    running it.
- *  - From a struct kvt_vcpu, struct kvt_vm may be reached only under the vCPU's
- *    lock and while its state isn't FREE; the windows' timers are started only there.
- *  - The hook of dirty.c finds both under RCU, as entries do.  What it changes of a
- *    vCPU belongs to the thread that has it loaded, which KVM lets only one do.
+ *  - From a struct kvt_vcpu, struct kvt_vm may be reached under the vCPU's lock and while
+ *    its state isn't FREE; by who found the VM under RCU, as entries and the hook of
+ *    dirty.c do; or with a reference on the throttle.  The windows' timers are started only
+ *    under that lock.
+ *  - What the hook changes of a vCPU belongs to the thread that has it loaded, which KVM
+ *    lets only one do.
  *
- * Locks, outermost first.  A VM's own threads take only raw ones, with interrupts
- * off, so nobody waits for a thread of theirs that doesn't get a CPU.
+ * Locks, outermost first.  A vCPU's thread in KVM_RUN takes only raw ones, with interrupts
+ * off.  Others may wait for a mutex for as long as a tenant keeps the one who has it from a
+ * CPU; so they can be killed, but for a VM's own end.
  *
- *   kvt_probe::lock		mutex; to put a probe into the kernel
+ *   kvt_probe::lock		mutex; workers, to put a probe into the kernel
  *   kvm->lock			KVM's; its list of devices
  *   kvt_vm::lock		mutex; those who have the throttle fd
+ *   kvt_watched_lock		entry.c's hash
  *   kvm->srcu			KVM's; read only, to look at memory slots
  *   kvt_vm::setting_lock	raw
  *   kvt_vcpu::lock		raw; also taken by the timers' handlers

@@ -393,17 +393,27 @@ void kvt_vm_put(struct kvt_vm *vm);
  * struct kvt_probe - what is put into the kernel while somebody needs it
  * @add: puts it there; returns 0 or an error.  May sleep
  * @remove: takes it away.  May sleep
- * @lock: serializes the two
+ * @lock: serializes the two; only workers take it
  * @there: it is there; under @lock
- * @users: who needs it
- * @late: kvt_probe_remove_unused(), about a second after the last of those
+ * @users: who needs it, or has asked for it
+ * @asked: how often it was asked for
+ * @answered: up to which of those @error is the answer
+ * @error: what @add returned, or 0 if it was there already
+ * @wait: where those who have asked wait
+ * @now: kvt_probe_add()
+ * @late: kvt_probe_remove_unused(), about a second after the last user
  */
 struct kvt_probe {
 	int (*add)(void);
 	void (*remove)(void);
-	struct mutex lock;	/* see above */
+	struct mutex lock;	/* serializes add and remove */
 	bool there;
 	atomic_t users;
+	atomic_t asked;
+	int answered;
+	int error;
+	wait_queue_head_t wait;
+	struct work_struct now;
 	struct delayed_work late;
 };
 
@@ -413,6 +423,8 @@ struct kvt_probe {
 		.add = add_fn,						\
 		.remove = remove_fn,					\
 		.lock = __MUTEX_INITIALIZER((name).lock),		\
+		.wait = __WAIT_QUEUE_HEAD_INITIALIZER((name).wait),	\
+		.now = __WORK_INITIALIZER((name).now, kvt_probe_add),	\
 		.late = __DELAYED_WORK_INITIALIZER((name).late,		\
 						   kvt_probe_remove_unused, 0), \
 	}
@@ -427,11 +439,17 @@ void kvt_probe_remove_unused(struct work_struct *work);
  * kvt_probe_get() - need a probe
  * @probe: the probe
  *
- * May sleep for as long as it takes to add or to remove it.
+ * Sleeps for as long as it takes to add or to remove it, or until the thread is killed.
  *
- * Return: 0, to be followed by kvt_probe_put(), or what adding it returned.
+ * Return: 0, to be followed by kvt_probe_put(); what adding it returned; or -ERESTARTSYS.
  */
 int kvt_probe_get(struct kvt_probe *probe);
+
+/**
+ * kvt_probe_add() - put a probe there for those who have asked for it
+ * @work: its @now
+ */
+void kvt_probe_add(struct work_struct *work);
 
 /**
  * kvt_probe_get_again() - need a probe that is needed by the caller already

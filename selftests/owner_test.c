@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <math.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -419,6 +420,114 @@ static long charged_for(int nr_vcpus)
 		kvm_vm_free(vms[i]);
 	}
 	return bytes / CHARGED_VMS;
+}
+
+/* A process that hardly ever gets a CPU, as guests run on all of them. */
+static pid_t fork_starving(void)
+{
+	struct sched_param param = {};
+	pid_t pid = fork();
+
+	TEST_ASSERT(pid >= 0, "fork");
+	if (!pid)
+		TEST_ASSERT(!sched_setscheduler(0, SCHED_IDLE, &param), "SCHED_IDLE");
+	return pid;
+}
+
+/* Does it wait, or has it run for @ns?  Its /proc/PID/stat, and its schedstat. */
+static bool has_run(pid_t pid, u64 ns)
+{
+	unsigned long long ran_ns = 0;
+	char path[64], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", pid);
+	file = fopen(path, "r");
+	TEST_ASSERT(file && fscanf(file, "%llu", &ran_ns) == 1, "%s", path);
+	fclose(file);
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "r");
+	TEST_ASSERT(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1, "%s", path);
+	fclose(file);
+	return state != 'R' || ran_ns > ns;
+}
+
+static void end_process(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/* The first limit on a host takes a tenth of a second of somebody's CPU time. */
+TEST_F(owner, nobody_waits_for_who_has_no_cpu)
+{
+	struct guest g[2];
+	int fds[2], i, r;
+	u64 begin, ns;
+	pid_t pid;
+
+	be_on_time();
+	for (i = 0; i < 2; i++) {
+		guest_create(&g[i], GUEST_WORK, 1);
+		fds[i] = throttle_attach(g[i].vm->fd);
+		ASSERT_GE(fds[i], 0);
+	}
+	/* Those of the tests before are gone by then. */
+	sleep_ns(2500 * MS);
+	pid = fork_starving();
+	if (!pid) {
+		throttle_set_dirty(fds[0], 0, 1000);
+		for (;;)
+			pause();
+	}
+	begin = now_ns();
+	while (!has_run(pid, 3 * MS) && now_ns() < begin + 60000 * MS)
+		sleep_ns(10 * MS);
+	begin = now_ns();
+	r = throttle_set_dirty(fds[1], 0, 1000);
+	ns = now_ns() - begin;
+	EXPECT_TRUE(!r || r == -EOPNOTSUPP);
+	TH_LOG("%llu ms", (unsigned long long)(ns / MS));
+	if (throttle_exact())
+		EXPECT_LT(ns, 1000 * MS);
+	end_process(pid);
+	for (i = 0; i < 2; i++) {
+		close(fds[i]);
+		guest_destroy(&g[i]);
+	}
+}
+
+/* It waits for one that reads the same, and that has no CPU. */
+TEST_F(owner, reader_can_be_killed)
+{
+	struct kvm_throttle_vcpu_state states[2];
+	pid_t starving, reader;
+	u64 begin, ns = 0;
+	struct guest g;
+	int fd, i;
+
+	be_on_time();
+	guest_create(&g, GUEST_WORK, 2);
+	fd = throttle_attach(g.vm->fd);
+	ASSERT_GE(fd, 0);
+	starving = fork_starving();
+	while (!starving)
+		throttle_get(fd, states, 2, NULL);
+	for (i = 0; i < 10; i++) {
+		reader = fork();
+		while (!reader)
+			throttle_get(fd, states, 2, NULL);
+		sleep_ns(200 * MS);
+		begin = now_ns();
+		end_process(reader);
+		ns = fmax(ns, now_ns() - begin);
+	}
+	TH_LOG("%llu us", (unsigned long long)(ns / 1000));
+	if (throttle_exact())
+		EXPECT_LT(ns, 20 * MS);
+	end_process(starving);
+	close(fd);
+	guest_destroy(&g);
 }
 
 /*
