@@ -27,13 +27,13 @@
 
 #define KVT_BUCKET_SHIFT	4
 
-/* Who is over by less goes on: a sleep that is shorter isn't worth its cost. */
+/* A vCPU that is over by less goes on: a sleep that is shorter isn't worth its cost. */
 #define KVT_QUANTUM_NS		(500 * NSEC_PER_USEC)
 
 /* What is dirtied in less isn't charged for yet: to read the clock takes longer. */
 #define KVT_BATCH_NS		(KVT_QUANTUM_NS / 4)
 
-/* Credit, so that who is woken late by no more than that gets its whole rate. */
+/* Credit, so that a vCPU that is woken late by no more than that gets its whole rate. */
 #define KVT_BURST_NS		(10 * NSEC_PER_MSEC)
 
 /* The most that a page costs. */
@@ -49,10 +49,10 @@
 #define KVT_LOOK_NS_MIN		(2 * NSEC_PER_USEC)
 #define KVT_LOOK_NS_MAX		(4 * NSEC_PER_MSEC)
 
-/* Nobody sleeps for longer at once, but who dirties more while in debt. */
+/* The longest single sleep, unless more is dirtied while in debt. */
 #define KVT_STALL_NS		(20 * NSEC_PER_MSEC)
 
-/* The most that anybody is over by: a full list at the lowest rate. */
+/* The most that a vCPU is over by: a full list at the lowest rate. */
 #define KVT_DEBT_NS_MAX		(KVT_PML_PAGES * KVT_PAGE_NS_MAX)
 
 /* What is remembered of how far a vCPU is over its share while the VM isn't. */
@@ -128,7 +128,7 @@ static inline u64 kvt_rate_in_force(u64 rate, u32 sharers)
 
 /**
  * kvt_burst() - the most credit that a bucket has
- * @sleep_ns: length of the sleep windows, in which nobody can use what is due to him
+ * @sleep_ns: length of the sleep windows, in which a rate can't be used
  *
  * Return: a length of time in a bucket's unit.
  */
@@ -183,9 +183,9 @@ static inline bool kvt_bucket_is_over(u64 due, u64 now)
  * @page: what a page costs the vCPU
  * @pages: how many it has dirtied since its last entry
  *
- * A full list of PML's is paid for in parts.  The guest may write after each: who does
- * pays for that, and as much again.  If it came with a debt, or comes with one for which
- * another full list has no room, so that some of it would be forgotten, it pays at once.
+ * A full list of PML's is paid for in parts of KVT_STALL_NS.  If the vCPU was in debt
+ * before these pages, or what it owes leaves no room for another full list, the part is at
+ * least twice what they cost: to write between two parts gains nothing.
  *
  * Return: a time, @due at the latest.
  */
@@ -201,8 +201,8 @@ static inline u64 kvt_bucket_until(u64 due, u64 now, u64 page, u32 pages)
 }
 
 /**
- * kvt_look_sooner() - when a guest has to exit that is over
- * @look_ns: how long after an entry it had to; 0: it hadn't
+ * kvt_look_sooner() - how long after an entry to have a guest exit that is over
+ * @look_ns: what that was so far; 0: never
  * @over: by how much it is over
  * @page: what a page costs it
  *
@@ -220,10 +220,10 @@ static inline u64 kvt_look_sooner(u64 look_ns, u64 over, u64 page)
 }
 
 /**
- * kvt_look_later() - when a guest has to exit that wasn't over when it did
- * @look_ns: how long after an entry it had to
+ * kvt_look_later() - how long after an entry to have a guest exit that wasn't over
+ * @look_ns: what that was so far
  *
- * Return: the same from now on; 0: not any more.
+ * Return: the same from now on; 0: never.
  */
 static inline u64 kvt_look_later(u64 look_ns)
 {

@@ -40,6 +40,8 @@
  */
 
 #include <linux/atomic.h>
+#include <linux/ftrace.h>
+#include <linux/kprobes.h>
 #include <linux/kvm_host.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
@@ -52,27 +54,27 @@
 static void kvt_renew(struct kvt_vcpu *v, u64 now)
 {
 	/* Pairs with kvt_dirty_apply(): what follows is of this setting, or newer. */
-	u64 serial = smp_load_acquire(&v->dirty.serial);
+	u64 serial = smp_load_acquire(&v->dirty.limit.serial);
 
-	if (serial == v->dirty.seen)
+	if (serial == v->dirty.bucket.serial)
 		return;
-	v->dirty.seen = serial;
-	v->dirty.uncharged = 0;
-	v->dirty.look_ns = READ_ONCE(v->dirty.page) ? KVT_LOOK_NS_MIN : 0;
-	v->dirty.look_at_ns = 0;
-	v->dirty.due = kvt_bucket_renew(v->dirty.due, kvt_bucket_time(now));
-	v->dirty.until_ns = READ_ONCE(v->dirty.page) ?
-			    min(v->dirty.until_ns, now + KVT_CARRY_NS) : 0;
+	v->dirty.bucket.serial = serial;
+	v->dirty.bucket.uncharged = 0;
+	v->dirty.look.delay_ns = READ_ONCE(v->dirty.limit.page_time) ? KVT_LOOK_NS_MIN : 0;
+	v->dirty.look.at_ns = 0;
+	v->dirty.bucket.due = kvt_bucket_renew(v->dirty.bucket.due, kvt_bucket_time(now));
+	v->dirty.pause.until_ns = READ_ONCE(v->dirty.limit.page_time) ?
+			    min(v->dirty.pause.until_ns, now + KVT_CARRY_NS) : 0;
 }
 
 bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now)
 {
 	kvt_renew(v, now);
-	if (now < v->dirty.until_ns)
+	if (now < v->dirty.pause.until_ns)
 		return true;
-	v->dirty.until_ns = 0;
+	v->dirty.pause.until_ns = 0;
 	/* Once it has slept it enters, whatever KVM marks on the way there. */
-	v->dirty.from = v->dirty.pages + KVT_EXIT_PAGES;
+	v->dirty.bucket.pages_at_entry = v->dirty.pages + KVT_EXIT_PAGES;
 	return false;
 }
 
@@ -81,19 +83,19 @@ void kvt_dirty_set_look(struct kvt_vcpu *v)
 	u64 now = kvt_now(v->vm);
 
 	kvt_renew(v, now);
-	if (v->dirty.look_at_ns && now >= v->dirty.look_at_ns) {
-		v->dirty.look_ns = kvt_look_later(v->dirty.look_ns);
-		v->dirty.look_at_ns = 0;
+	if (v->dirty.look.at_ns && now >= v->dirty.look.at_ns) {
+		v->dirty.look.delay_ns = kvt_look_later(v->dirty.look.delay_ns);
+		v->dirty.look.at_ns = 0;
 	}
-	if (!v->dirty.look_ns)
+	if (!v->dirty.look.delay_ns)
 		return;
-	if (!v->dirty.look_at_ns)
-		v->dirty.look_at_ns = now + v->dirty.look_ns;
-	else if (v->dirty.look_cpu == smp_processor_id())
+	if (!v->dirty.look.at_ns)
+		v->dirty.look.at_ns = now + v->dirty.look.delay_ns;
+	else if (v->dirty.look.cpu == smp_processor_id())
 		return;
-	v->dirty.look_cpu = smp_processor_id();
-	hrtimer_start(&v->dirty.look,
-		      ns_to_ktime(v->vm->epoch_ns + v->dirty.look_at_ns),
+	v->dirty.look.cpu = smp_processor_id();
+	hrtimer_start(&v->dirty.look.timer,
+		      ns_to_ktime(v->vm->epoch_ns + v->dirty.look.at_ns),
 		      HRTIMER_MODE_ABS_PINNED_HARD);
 }
 
@@ -106,14 +108,14 @@ void kvt_dirty_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 {
 	lockdep_assert_held(&v->lock);
 
-	WRITE_ONCE(v->dirty.page, kvt_page_time(setting->dirty_rate));
-	if (v->dirty.own != setting->own)
+	WRITE_ONCE(v->dirty.limit.page_time, kvt_page_time(setting->dirty_rate));
+	if (v->dirty.limit.own != setting->own)
 		atomic_add(setting->own ? -1 : 1, &v->vm->dirty.sharers);
-	WRITE_ONCE(v->dirty.own, setting->own);
-	WRITE_ONCE(v->dirty.burst, kvt_burst(v->window.grid.period_ns -
+	WRITE_ONCE(v->dirty.limit.own, setting->own);
+	WRITE_ONCE(v->dirty.limit.burst, kvt_burst(v->window.grid.period_ns -
 					     v->window.grid.run_ns));
 	/* Pairs with kvt_renew(): what is above is there before. */
-	smp_store_release(&v->dirty.serial, setting->serial);
+	smp_store_release(&v->dirty.limit.serial, setting->serial);
 }
 
 void kvt_dirty_apply_vm(struct kvt_vm *vm)
@@ -139,15 +141,12 @@ u64 kvt_dirty_logged(struct kvm *kvm)
 
 #ifndef KVT_FTRACE_ARGS_NONE
 
-#include <linux/ftrace.h>
-#include <linux/kprobes.h>
-
 /* Charge @pages to @v, which has a bucket of its own.  Return: when they are due. */
 static u64 kvt_charge_own(struct kvt_vcpu *v, u64 now, u64 page, u32 pages)
 {
-	v->dirty.due = kvt_bucket_add(v->dirty.due, now, pages * page,
-				      READ_ONCE(v->dirty.burst));
-	return v->dirty.due;
+	v->dirty.bucket.due = kvt_bucket_add(v->dirty.bucket.due, now, pages * page,
+				      READ_ONCE(v->dirty.limit.burst));
+	return v->dirty.bucket.due;
 }
 
 /* The same for one that shares the VM's, where each costs @page; its share's: @own. */
@@ -156,24 +155,24 @@ static u64 kvt_charge_shared(struct kvt_vcpu *v, u64 now, u64 page, u64 own,
 {
 	atomic64_t *shared = &v->vm->dirty.due;
 	s64 old = atomic64_read(shared);
-	u64 burst = READ_ONCE(v->dirty.burst);
+	u64 burst = READ_ONCE(v->dirty.limit.burst);
 	u64 due;
 
 	do {
 		due = kvt_bucket_add(old, now, pages * page, burst);
 	} while (!atomic64_try_cmpxchg_relaxed(shared, &old, due));
-	own = kvt_bucket_add(v->dirty.due, now, pages * own, burst);
-	v->dirty.due = kvt_bucket_forget(own, now, due);
+	own = kvt_bucket_add(v->dirty.bucket.due, now, pages * own, burst);
+	v->dirty.bucket.due = kvt_bucket_forget(own, now, due);
 	/* Both have to be over. */
-	return min(v->dirty.due, due);
+	return min(v->dirty.bucket.due, due);
 }
 
 /* @v has dirtied so many pages that were not charged for. */
 static void kvt_charge_pages(struct kvt_vcpu *v, u64 page, u32 pages)
 {
-	bool is_own = READ_ONCE(v->dirty.own);
+	bool is_own = READ_ONCE(v->dirty.limit.own);
 	u64 now = kvt_bucket_time(kvt_now(v->vm)), own, due;
-	s64 went = v->dirty.pages - v->dirty.from;
+	s64 went = v->dirty.pages - v->dirty.bucket.pages_at_entry;
 
 	own = kvt_share(&page, is_own ? 1 : atomic_read(&v->vm->dirty.sharers));
 	if (is_own)
@@ -183,31 +182,31 @@ static void kvt_charge_pages(struct kvt_vcpu *v, u64 page, u32 pages)
 	if (went <= 0 || !kvt_bucket_is_over(due, now))
 		return;
 	if (went > KVT_EXIT_PAGES) {
-		v->dirty.look_ns = kvt_look_sooner(v->dirty.look_ns, due - now, own);
-		v->dirty.look_at_ns = 0;
+		v->dirty.look.delay_ns = kvt_look_sooner(v->dirty.look.delay_ns, due - now, own);
+		v->dirty.look.at_ns = 0;
 	}
 	due = kvt_bucket_until(due, now, own, went);
-	v->dirty.until_ns = max(v->dirty.until_ns, kvt_bucket_ns(due));
+	v->dirty.pause.until_ns = max(v->dirty.pause.until_ns, kvt_bucket_ns(due));
 	kvt_vcpu_turn(v);
 }
 
 /* This thread, which has @v loaded, dirties a page. */
 static void kvt_dirtied(struct kvt_vcpu *v)
 {
-	u64 page = READ_ONCE(v->dirty.page);
+	u64 page = READ_ONCE(v->dirty.limit.page_time);
 	u32 pages;
 
 	WRITE_ONCE(v->dirty.pages, v->dirty.pages + 1);
 	if (!page)
 		return;
-	pages = ++v->dirty.uncharged;
+	pages = ++v->dirty.bucket.uncharged;
 	if (!kvt_is_batch(page, pages))
 		return;
-	v->dirty.uncharged = 0;
+	v->dirty.bucket.uncharged = 0;
 	/* Pairs with kvt_dirty_apply(), as in kvt_renew(). */
-	if (v->dirty.seen != smp_load_acquire(&v->dirty.serial)) {
+	if (v->dirty.bucket.serial != smp_load_acquire(&v->dirty.limit.serial)) {
 		/* Dirtied before the setting, maybe: none of it is charged.  Renew. */
-		v->dirty.until_ns = max(v->dirty.until_ns, 1ULL);
+		v->dirty.pause.until_ns = max(v->dirty.pause.until_ns, 1ULL);
 		kvt_vcpu_turn(v);
 		return;
 	}
@@ -237,7 +236,7 @@ static noinline void kvt_dirty_call(struct kvt_vm *vm, const struct kvm_vcpu *vc
 	if (!in_task() || !kvt_is_logged(vcpu->kvm, slot, kvt_ftrace_arg(fregs, 2)))
 		return;
 	v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]);
-	if (v)
+	if (v && READ_ONCE(vm->hooked))
 		kvt_dirtied(v);
 }
 
@@ -336,7 +335,7 @@ void kvt_dirty_add(struct kvt_vm *vm, bool add)
 
 	if (add == vm->hooked)
 		return;
-	vm->hooked = add;
+	WRITE_ONCE(vm->hooked, add);
 	if (add)
 		kvt_probe_get_again(&kvt_dirty_probe);
 	else

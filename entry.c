@@ -56,7 +56,7 @@ static DEFINE_SPINLOCK(kvt_watched_lock);
 
 static struct tracepoint *kvt_tracepoint;
 
-static void kvt_nothing(struct irq_work *work)
+static void kvt_refused(struct irq_work *work)
 {
 }
 
@@ -81,14 +81,14 @@ static noinline void kvt_entry_of(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	state = READ_ONCE(v->state);
 	if (state == KVT_FREE)
 		return;
-	looked = state != KVT_OPEN || v->dirty.until_ns ||
+	looked = state != KVT_OPEN || v->dirty.pause.until_ns ||
 		 READ_ONCE(v->task) != current ||
 		 READ_ONCE(v->cpu) != smp_processor_id();
 	if (looked && !kvt_vcpu_enter(v))
 		return;
-	/* It enters.  A new setting has made it CLOSED. */
-	v->dirty.from = v->dirty.pages;
-	if (v->dirty.look_ns || (looked && READ_ONCE(v->dirty.page)))
+	/* It enters.  A new setting has made it CLOSED, so it was looked at once. */
+	v->dirty.bucket.pages_at_entry = v->dirty.pages;
+	if (v->dirty.look.delay_ns || (looked && READ_ONCE(v->dirty.limit.page_time)))
 		kvt_dirty_set_look(v);
 }
 
@@ -141,7 +141,7 @@ int __init kvt_entry_init(void)
 
 	for_each_possible_cpu(cpu) {
 		futile = per_cpu_ptr(&kvt_futile, cpu);
-		*futile = IRQ_WORK_INIT_HARD(kvt_nothing);
+		*futile = IRQ_WORK_INIT_HARD(kvt_refused);
 	}
 	kvt_tracepoint = kvt_entry_tracepoint();
 	return kvt_tracepoint ? 0 : -ENOENT;

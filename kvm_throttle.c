@@ -54,7 +54,7 @@
  * Beside the windows, or without them, there may be a limit to the rate at which vCPUs
  * dirty memory.  dirty.c tells of it.  A vCPU that has a limit and no percentage is
  * OPEN for good, once it has entered.  One that is over its limit sleeps in kvt_work()
- * too, whatever its state is: FREE ends that sleep, the others don't.
+ * too, whatever its state is.  A new setting ends that sleep; a timer of its windows doesn't.
  *
  * This file has the VMs and the fds, vcpu.c the states, entry.c the fast path,
  * dirty.c what is dirtied, and probe.c how the two are put into the kernel.
@@ -63,7 +63,8 @@
  * Who owns what, and in what order it dies:
  *
  *  - struct kvt_vm is held by its file, the throttle fd; by kvt_vm::dev while that
- *    is in the VM's list of devices; and by task work that admits a vCPU.
+ *    is in the VM's list of devices; by work that puts the VM's last reference; and by
+ *    task work that admits a vCPU.
  *  - It holds no reference on the VM.  KVM destroys the devices of a VM with it, and
  *    kvt_vm_destroyed() then sets kvt_vm::kvm to NULL under kvt_vm::lock.  Who holds
  *    that lock may look at *kvm.  To look at its vCPUs takes a reference.  A worker
@@ -97,6 +98,8 @@
  *   kvt_vm::setting_lock	raw
  *   kvt_vcpu::lock		raw; also taken by the timers' handlers
  *   kvt_record::lock		raw; a CPU's, and another one's by trylock
+ *
+ * kvt_watched_lock, kvm->srcu, setting_lock and a vCPU's lock are not held together.
  *
  * The hook may be called under the scheduler's locks, and takes none.
  */
@@ -132,10 +135,10 @@
 #include "trace.h"
 
 /* From the range for local use.  The module's alias needs a fixed one. */
-#define KVM_THROTTLE_MINOR	249
+#define KVT_MINOR	249
 
 /* What programs of the first API version know of a vCPU; later fields follow. */
-#define KVM_THROTTLE_VCPU_SIZE_MIN \
+#define KVT_VCPU_SIZE_MIN \
 	offsetofend(struct kvm_throttle_vcpu_state, reserved)
 
 /* Each user has a limit to what is logged; users that hash alike share one. */
@@ -149,9 +152,22 @@ static struct workqueue_struct *kvt_wq;
 /* For work that may have to wait for a VM's process. */
 static struct workqueue_struct *kvt_put_wq;
 
+/* Return: the known vCPU that comes after index *@i, which is set to its own; or NULL. */
+static struct kvt_vcpu *kvt_next_vcpu(const struct kvt_vm *vm, int *i)
+{
+	struct kvt_vcpu *v;
+
+	while (++*i < READ_ONCE(vm->nr_vcpus)) {
+		v = READ_ONCE(vm->vcpus[*i]);
+		if (v)
+			return v;
+	}
+	return NULL;
+}
+
 static void kvt_vm_free(struct work_struct *work)
 {
-	struct kvt_vm *vm = container_of(to_rcu_work(work), typeof(*vm), free);
+	struct kvt_vm *vm = container_of(to_rcu_work(work), typeof(*vm), end.free);
 	struct kvt_vcpu *v;
 	int i = -1;
 
@@ -168,7 +184,7 @@ static void kvt_vm_free(struct work_struct *work)
 void kvt_vm_put(struct kvt_vm *vm)
 {
 	if (refcount_dec_and_test(&vm->ref))
-		queue_rcu_work(kvt_wq, &vm->free);
+		queue_rcu_work(kvt_wq, &vm->end.free);
 }
 
 /*
@@ -180,15 +196,15 @@ static void kvt_put_kvm(struct kvt_vm *vm, struct kvm *kvm)
 	if (refcount_dec_not_one(&kvm->users_count))
 		return;
 	refcount_inc(&vm->ref);
-	vm->last = kvm;
-	queue_work(kvt_put_wq, &vm->put);
+	vm->end.last = kvm;
+	queue_work(kvt_put_wq, &vm->end.put);
 }
 
 static void kvt_put_last(struct work_struct *work)
 {
-	struct kvt_vm *vm = container_of(work, typeof(*vm), put);
+	struct kvt_vm *vm = container_of(work, typeof(*vm), end.put);
 
-	kvm_put_kvm(vm->last);
+	kvm_put_kvm(vm->end.last);
 	kvt_vm_put(vm);
 }
 
@@ -214,7 +230,7 @@ static bool kvt_is_limited(const struct kvt_setting *setting)
 /* Tell the log, once, that the VM's throttle has started or ended. */
 static void kvt_log(struct kvt_vm *vm, const struct kvt_setting *setting)
 {
-	u32 user = hash_32(__kuid_val(vm->uid), KVT_LOG_BITS);
+	u32 user = hash_32(__kuid_val(vm->who.uid), KVT_LOG_BITS);
 	bool throttled = kvt_is_limited(setting);
 	char text[64];
 
@@ -228,10 +244,10 @@ static void kvt_log(struct kvt_vm *vm, const struct kvt_setting *setting)
 	if (throttled) {
 		kvt_describe(setting, text, sizeof(text));
 		pr_info("VM of process %d throttled to %s by process %d (%*pE)\n",
-			vm->pid, text, vm->owner, (int)strlen(vm->comm), vm->comm);
+			vm->who.pid, text, vm->who.owner, (int)strlen(vm->who.comm), vm->who.comm);
 	} else {
 		pr_info("VM of process %d no longer throttled by process %d (%*pE)\n",
-			vm->pid, vm->owner, (int)strlen(vm->comm), vm->comm);
+			vm->who.pid, vm->who.owner, (int)strlen(vm->who.comm), vm->who.comm);
 	}
 }
 
@@ -240,7 +256,9 @@ static int kvt_vm_lock(struct kvt_vm *vm)
 {
 	struct kvm *kvm;
 
-	mutex_lock(&vm->lock);
+	/* A thread that has it may wait for a CPU for as long as its owner likes. */
+	if (mutex_lock_killable(&vm->lock))
+		return -EINTR;
 	kvm = vm->kvm;
 	if (kvm && atomic_read(&kvm->mm->mm_users) && kvm_get_kvm_safe(kvm))
 		return 0;
@@ -250,8 +268,11 @@ static int kvt_vm_lock(struct kvt_vm *vm)
 
 static void kvt_vm_unlock(struct kvt_vm *vm)
 {
-	kvt_put_kvm(vm, vm->kvm);
+	struct kvm *kvm = vm->kvm;
+
+	/* First, as the VM's end takes it. */
 	mutex_unlock(&vm->lock);
+	kvt_put_kvm(vm, kvm);
 }
 
 /* Know every vCPU that the VM has.  Return: how many those are, or an error. */
@@ -269,7 +290,7 @@ static int kvt_track_all(struct kvt_vm *vm)
 	return nr;
 }
 
-static void kvt_nothing(void *unused)
+static void kvt_kicked(void *unused)
 {
 }
 
@@ -280,25 +301,28 @@ static void kvt_kick_all(struct kvt_vm *vm)
 	unsigned long i;
 	int cpu;
 
+	lockdep_assert_held(&vm->lock);
+
 	/* A vCPU that enters after its mode was read here sees the change. */
 	smp_mb();
 	kvm_for_each_vcpu(i, vcpu, vm->kvm) {
 		cpu = READ_ONCE(vcpu->cpu);
 		if (cpu >= 0 && READ_ONCE(vcpu->mode) != OUTSIDE_GUEST_MODE)
-			smp_call_function_single(cpu, kvt_nothing, NULL, false);
+			smp_call_function_single(cpu, kvt_kicked, NULL, false);
 	}
 }
 
-static bool kvt_same(struct kvt_setting a, const struct kvt_setting *b)
+static bool kvt_same(const struct kvt_setting *a, const struct kvt_setting *b)
 {
-	return a.percent_x100 == b->percent_x100 &&
-	       a.period_ns == b->period_ns && a.dirty_rate == b->dirty_rate &&
-	       a.own == b->own;
+	return a->percent_x100 == b->percent_x100 &&
+	       a->period_ns == b->period_ns && a->dirty_rate == b->dirty_rate &&
+	       a->own == b->own;
 }
 
 static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
 			struct kvt_setting *setting)
 {
+	struct kvt_setting old;
 	struct kvt_vcpu *v;
 	int i = -1;
 	int r;
@@ -311,7 +335,8 @@ static int kvt_set_vcpu(struct kvt_vm *vm, u32 vcpu_id,
 	while ((v = kvt_next_vcpu(vm, &i))) {
 		if (v->id != vcpu_id)
 			continue;
-		if (!kvt_same(kvt_vcpu_setting(v), setting)) {
+		old = kvt_vcpu_setting(v);
+		if (!kvt_same(&old, setting)) {
 			setting->serial = ++vm->serial;
 			trace_kvm_throttle_set(vm, vcpu_id, setting);
 			kvt_vcpu_apply(v, setting);
@@ -327,6 +352,8 @@ static bool kvt_is_for_all(struct kvt_vm *vm)
 	struct kvt_vcpu *v;
 	int i = -1;
 
+	lockdep_assert_held(&vm->lock);
+
 	while ((v = kvt_next_vcpu(vm, &i))) {
 		if (kvt_vcpu_setting(v).serial != vm->setting.serial)
 			return false;
@@ -334,7 +361,7 @@ static bool kvt_is_for_all(struct kvt_vm *vm)
 	return true;
 }
 
-/* vCPUs that aren't known yet are told when they are. */
+/* A vCPU that isn't tracked yet gets it in kvt_vcpu_track(). */
 static void kvt_set_all(struct kvt_vm *vm, struct kvt_setting *setting)
 {
 	struct kvt_vcpu *v;
@@ -342,7 +369,7 @@ static void kvt_set_all(struct kvt_vm *vm, struct kvt_setting *setting)
 
 	lockdep_assert_held(&vm->lock);
 
-	if (kvt_same(vm->setting, setting) && kvt_is_for_all(vm))
+	if (kvt_same(&vm->setting, setting) && kvt_is_for_all(vm))
 		return;
 	setting->serial = ++vm->serial;
 	trace_kvm_throttle_set(vm, -1, setting);
@@ -363,6 +390,8 @@ static struct kvt_setting kvt_most(struct kvt_vm *vm)
 	struct kvt_setting most = vm->setting, setting;
 	struct kvt_vcpu *v;
 	int i = -1;
+
+	lockdep_assert_held(&vm->lock);
 
 	while ((v = kvt_next_vcpu(vm, &i))) {
 		setting = kvt_vcpu_setting(v);
@@ -399,7 +428,7 @@ static void kvt_vm_destroyed(struct kvm_device *dev)
 		kvt_let_go(vm, true);
 	WRITE_ONCE(vm->kvm, NULL);
 	mutex_unlock(&vm->lock);
-	wake_up_interruptible_poll(&vm->death, EPOLLHUP);
+	wake_up_interruptible_poll(&vm->end.death, EPOLLHUP);
 	kvt_vm_put(vm);
 }
 
@@ -428,15 +457,15 @@ static bool kvt_try_to_remove(struct kvt_vm *vm)
 	kvm = vm->kvm;
 	/* A VM that is being destroyed does it itself. */
 	alive = kvm && kvm_get_kvm_safe(kvm);
-	if (alive) {
+	if (alive)
 		removed = mutex_trylock(&kvm->lock);
-		if (removed) {
-			kvt_forget(vm);
-			mutex_unlock(&kvm->lock);
-		}
-		kvt_put_kvm(vm, kvm);
+	if (removed) {
+		kvt_forget(vm);
+		mutex_unlock(&kvm->lock);
 	}
 	mutex_unlock(&vm->lock);
+	if (alive)
+		kvt_put_kvm(vm, kvm);
 	if (removed)
 		kvt_vm_put(vm);
 	return removed || !alive;
@@ -446,12 +475,12 @@ static bool kvt_try_to_remove(struct kvt_vm *vm)
 static void kvt_remove(struct work_struct *work)
 {
 	struct kvt_vm *vm = container_of(to_delayed_work(work), typeof(*vm),
-					 remove);
+					 end.remove);
 
 	if (kvt_try_to_remove(vm))
 		kvt_vm_put(vm);
 	else
-		queue_delayed_work(kvt_wq, &vm->remove, HZ / 10);
+		queue_delayed_work(kvt_wq, &vm->end.remove, HZ / 10);
 }
 
 /*
@@ -542,6 +571,8 @@ static int kvt_ioctl_set(struct kvt_vm *vm, const struct kvm_throttle __user *ar
 
 static u64 kvt_vm_dirty_rate(const struct kvt_vm *vm)
 {
+	lockdep_assert_held(&vm->lock);
+
 	return kvt_rate_in_force(vm->setting.dirty_rate,
 				 atomic_read(&vm->dirty.sharers));
 }
@@ -603,7 +634,7 @@ static int kvt_ioctl_get(struct kvt_vm *vm,
 		return -EFAULT;
 	if (get.flags || memchr_inv(get.reserved, 0, sizeof(get.reserved)))
 		return -EINVAL;
-	if (get.nr_vcpus && (get.vcpu_size < KVM_THROTTLE_VCPU_SIZE_MIN ||
+	if (get.nr_vcpus && (get.vcpu_size < KVT_VCPU_SIZE_MIN ||
 			     get.vcpu_size > PAGE_SIZE))
 		return -EINVAL;
 	if (!get.nr_vcpus && get.vcpu_size)
@@ -649,7 +680,7 @@ static __poll_t kvt_vm_poll(struct file *file, poll_table *wait)
 {
 	struct kvt_vm *vm = file->private_data;
 
-	poll_wait(file, &vm->death, wait);
+	poll_wait(file, &vm->end.death, wait);
 	return READ_ONCE(vm->kvm) ? 0 : EPOLLHUP;
 }
 
@@ -662,7 +693,7 @@ static void kvt_close_vm(struct kvt_vm *vm)
 	mutex_unlock(&vm->lock);
 	/* Waits for those who read it. */
 	debugfs_remove(vm->debugfs);
-	kvt_remove(&vm->remove.work);
+	kvt_remove(&vm->end.remove.work);
 }
 
 static int kvt_vm_release(struct inode *inode, struct file *file)
@@ -736,13 +767,13 @@ static int kvt_list_show(struct seq_file *s, void *unused)
 	struct kvt_vcpu *v;
 	int i = -1;
 
-	/* The VM is gone; its throttle fd isn't. */
+	/* The VM is gone, its throttle fd isn't; or the reader has been killed. */
 	if (kvt_vm_lock(vm))
 		return 0;
 
 	kvt_grid_init(&grid, vm->setting.percent_x100, vm->setting.period_ns);
 	seq_printf(s, "pid %d\nowner %d %*pE\npercent %u.%02u\nperiod_ns %llu\ndirty_rate %llu\nlogged_pages %llu\n",
-		   vm->pid, vm->owner, (int)strlen(vm->comm), vm->comm,
+		   vm->who.pid, vm->who.owner, (int)strlen(vm->who.comm), vm->who.comm,
 		   vm->setting.percent_x100 / 100,
 		   vm->setting.percent_x100 % 100, grid.period_ns,
 		   kvt_vm_dirty_rate(vm), kvt_dirty_logged(vm->kvm));
@@ -797,18 +828,18 @@ static struct kvt_vm *kvt_alloc_vm(struct kvm *kvm)
 	for_each_possible_cpu(cpu)
 		raw_spin_lock_init(&per_cpu_ptr(vm->cpus, cpu)->lock);
 	refcount_set(&vm->ref, 1);
-	vm->id = atomic_inc_return(&kvt_last_id);
-	vm->pid = kvt_pid(kvm);
-	vm->owner = task_tgid_nr(current);
-	get_task_comm(vm->comm, current);
-	vm->uid = current_uid();
+	vm->who.id = atomic_inc_return(&kvt_last_id);
+	vm->who.pid = kvt_pid(kvm);
+	vm->who.owner = task_tgid_nr(current);
+	get_task_comm(vm->who.comm, current);
+	vm->who.uid = current_uid();
 	vm->epoch_ns = ktime_get_ns();
 	mutex_init(&vm->lock);
 	raw_spin_lock_init(&vm->setting_lock);
-	INIT_DELAYED_WORK(&vm->remove, kvt_remove);
-	INIT_WORK(&vm->put, kvt_put_last);
-	INIT_RCU_WORK(&vm->free, kvt_vm_free);
-	init_waitqueue_head(&vm->death);
+	INIT_DELAYED_WORK(&vm->end.remove, kvt_remove);
+	INIT_WORK(&vm->end.put, kvt_put_last);
+	INIT_RCU_WORK(&vm->end.free, kvt_vm_free);
+	init_waitqueue_head(&vm->end.death);
 	/* The caller's file has a reference. */
 	__module_get(THIS_MODULE);
 	return vm;
@@ -835,7 +866,7 @@ static struct kvt_vm *kvt_create(struct kvm *kvm)
 		kvt_close_vm(vm);
 		return ERR_PTR(r);
 	}
-	snprintf(name, sizeof(name), "%d-%u", vm->pid, vm->id);
+	snprintf(name, sizeof(name), "%d-%u", vm->who.pid, vm->who.id);
 	vm->debugfs = debugfs_create_file(name, 0444, kvt_debugfs, vm,
 					  &kvt_list_fops);
 	return vm;
@@ -904,7 +935,7 @@ static const struct file_operations kvt_misc_fops = {
 };
 
 static struct miscdevice kvt_misc = {
-	.minor = KVM_THROTTLE_MINOR,
+	.minor = KVT_MINOR,
 	.name = "kvm_throttle",
 	.fops = &kvt_misc_fops,
 };
@@ -934,7 +965,8 @@ static int __init kvm_throttle_init(void)
 	kvt_wq = alloc_workqueue("kvm_throttle", WQ_UNBOUND, 0);
 	if (!kvt_wq)
 		return -ENOMEM;
-	kvt_put_wq = alloc_workqueue("kvm_throttle_put", WQ_UNBOUND, 0);
+	kvt_put_wq = alloc_workqueue("kvm_throttle_put", WQ_UNBOUND,
+				     WQ_UNBOUND_MAX_ACTIVE);
 	if (!kvt_put_wq) {
 		destroy_workqueue(kvt_wq);
 		return -ENOMEM;
@@ -943,7 +975,7 @@ static int __init kvm_throttle_init(void)
 	r = misc_register(&kvt_misc);
 	if (r) {
 		pr_err("can't register misc device %d: %pe\n",
-		       KVM_THROTTLE_MINOR, ERR_PTR(r));
+		       KVT_MINOR, ERR_PTR(r));
 		debugfs_remove(kvt_debugfs);
 		destroy_workqueue(kvt_put_wq);
 		destroy_workqueue(kvt_wq);
@@ -960,8 +992,8 @@ static void __exit kvm_throttle_exit(void)
 	kvt_probe_exit(&kvt_dirty_probe);
 	kvt_entry_exit();
 	/*
-	 * Every thread has left kvt_put()'s module_put() behind, but not yet the
-	 * last instructions of kvt_work().
+	 * Every thread has left its module_put() behind, but not yet the last
+	 * instructions of kvt_work() or kvt_admit().
 	 */
 	synchronize_rcu_tasks();
 }
@@ -974,5 +1006,5 @@ MODULE_AUTHOR("The kvm_throttle developers");
 MODULE_LICENSE("GPL");
 MODULE_VERSION(KVT_VERSION);
 MODULE_INFO(compat, KVT_CHOSEN);
-MODULE_ALIAS_MISCDEV(KVM_THROTTLE_MINOR);
+MODULE_ALIAS_MISCDEV(KVT_MINOR);
 MODULE_ALIAS("devname:kvm_throttle");

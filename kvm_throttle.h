@@ -50,7 +50,7 @@ struct kvt_setting {
  *	idle.  Without @lock: only that CPU's timers look at it
  */
 struct kvt_record {
-	raw_spinlock_t lock;	/* see above */
+	raw_spinlock_t lock;	/* protects cpu */
 	struct kvt_cpu cpu;
 	u64 idle_ns;
 };
@@ -63,7 +63,7 @@ struct kvt_vcpu;
 /**
  * struct kvt_admit - a vCPU that isn't known yet, in task work of its thread
  * @work: kvt_admit()
- * @vm: the VM's throttle, with a reference while @queued
+ * @vm: the VM's throttle, with a reference until @work has been done
  * @queued: @work is in a thread's list
  */
 struct kvt_admit {
@@ -74,18 +74,18 @@ struct kvt_admit {
 
 /**
  * struct kvt_vm - a throttle fd, and the VM that it throttles
- * @ref: one for the file, one while @dev is in the VM's list, one for each of
- *	@admits that is queued or at work
+ * @ref: one for the file, and then for @end.remove; one while @dev is in the VM's list; one
+ *	while @end.put is queued or at work; one for each of @admits until its work is done
+ * @who: for the administrator; constant
+ * @who.id: differs from that of any other throttle fd
+ * @who.pid: the VM's process
+ * @who.owner: the process that attached to the VM
+ * @who.comm: its name then, which may hold any bytes
+ * @who.uid: its user then
+ * @epoch_ns: when the grid began; constant
  *
- * @id: differs from that of any other throttle fd; constant, as all of this part
- * @pid: the VM's process
- * @owner: the process that attached to the VM, for the administrator
- * @comm: its name then, which may hold any bytes
- * @uid: its user then
- * @epoch_ns: when the grid began
- *
- * @lock: protects this part; taken by those who have the throttle fd, and at the
- *	VM's end, but by no vCPU's thread
+ * @lock: protects what follows, up to @end; taken by those who have the throttle fd, and
+ *	at the VM's end, but by no vCPU's thread in KVM_RUN
  * @kvm: the VM, without a reference; NULL after its end, or once @dev is gone.
  *	While @lock is held it isn't freed, but it may be dying
  * @dev: tells of the VM's end; in kvm->devices, which kvm->lock protects
@@ -93,12 +93,14 @@ struct kvt_admit {
  * @serial: of the newest setting, the VM's or a vCPU's
  * @logged: the log says that the VM is throttled
  * @watched: @node is in entry.c's hash
- * @hooked: dirty.c's hook is there for this VM
- * @remove: kvt_remove(), while another holds kvm->lock
- * @put: puts the last reference on @last
- * @last: the VM, if this has its last reference
- * @free: frees this when no entry looks at it any more
- * @death: where poll() waits for @kvm to become NULL
+ * @hooked: dirty.c's hook counts for this VM; read without @lock too
+ *
+ * @end: how it ends
+ * @end.remove: kvt_remove(), while another holds kvm->lock
+ * @end.put: puts the last reference on @end.last
+ * @end.last: the VM, if this has its last reference
+ * @end.free: frees this when no entry looks at it any more
+ * @end.death: where poll() waits for @kvm to become NULL
  * @debugfs: lists @vcpus
  *
  * @node: by @kvm
@@ -116,15 +118,16 @@ struct kvt_admit {
  */
 struct kvt_vm {
 	refcount_t ref;
-
-	u32 id;
-	pid_t pid;
-	pid_t owner;
-	char comm[TASK_COMM_LEN];
-	kuid_t uid;
+	struct {
+		u32 id;
+		pid_t pid;
+		pid_t owner;
+		char comm[TASK_COMM_LEN];
+		kuid_t uid;
+	} who;
 	u64 epoch_ns;
 
-	struct mutex lock;	/* see above */
+	struct mutex lock;	/* protects what follows, up to end */
 	struct kvm *kvm;
 	struct kvm_device dev;
 	bool closed;
@@ -132,16 +135,19 @@ struct kvt_vm {
 	bool logged;
 	bool watched;
 	bool hooked;
-	struct delayed_work remove;
-	struct work_struct put;
-	struct kvm *last;
-	struct rcu_work free;
-	wait_queue_head_t death;
+
+	struct {
+		struct delayed_work remove;
+		struct work_struct put;
+		struct kvm *last;
+		struct rcu_work free;
+		wait_queue_head_t death;
+	} end;
 	struct dentry *debugfs;
 
 	struct hlist_node node;
 	const struct kvm *key;
-	raw_spinlock_t setting_lock;	/* see above */
+	raw_spinlock_t setting_lock;	/* protects setting */
 	struct kvt_setting setting;
 	struct kvt_record __percpu *cpus;
 	struct {
@@ -203,19 +209,19 @@ struct kvt_turn {
  * @window.own: in place of kvt_vm::cpus for a vCPU with a setting of its own
  * @window.home: the CPU whose record @window.clock.window is in, or -1
  * @window.cost_ns: what it took to open the last one, not yet in a record
- * @window.closing: the timer that ends it
+ * @window.close_timer: the timer that ends it
  *
  * @sleep: its sleep between two of them
- * @sleep.opening: the timer that ends it
+ * @sleep.open_timer: the timer that ends it
  * @sleep.mode: what that was set up for
  * @sleep.from_ns: since when, while KVT_ASLEEP; up to then, it is in @stats
- * @sleep.woken_ns: when @sleep.opening ended it, if KVT_WOKEN
+ * @sleep.woken_ns: when @sleep.open_timer ended it, if KVT_WOKEN
  * @sleep.left_ns: when kvt_work() let it go on to the guest, if KVT_WOKEN
- * @sleep.blocked: how often its thread had blocked by then.  It doesn't on the way
- *	to the guest
+ * @sleep.nvcsw: current->nvcsw then; if that has grown at the entry, the thread has blocked,
+ *	so has left KVM_RUN
  * @sleep.waited_ns: how long another task had the CPU between those two
  * @sleep.idle: the CPU had nothing to do at @sleep.woken_ns
- * @sleep.put_off: @sleep.opening has been put off once
+ * @sleep.put_off: @sleep.open_timer has been put off once
  * @sleep.after_window: the window that it last ran in
  *
  * @busy: what its thread does after a window's end
@@ -227,33 +233,37 @@ struct kvt_turn {
  * @busy.irq_exits: kvt_irq_exits() then
  * @busy.fired_ns: when the window ended, if the thread ran then or waited for a
  *	CPU; otherwise 0
- * @busy.kicked: a signal has ended the sleep.  The guest hasn't asked for what the
+ * @busy.signalled: a signal has ended the sleep.  The guest hasn't asked for what the
  *	thread does until the next window, so that is no debt
  *
- * @dirty: its limit to the rate at which pages are dirtied
- * @dirty.page: what a page costs at the whole rate (bucket.h), 0 without a limit;
- *	this and the next three are changed under @lock, and read without it too
- * @dirty.burst: the most credit, with its windows
- * @dirty.own: it doesn't share the VM's bucket
- * @dirty.serial: of the setting that they are from
- * @dirty.seen: which of those @dirty.due belongs to; this and the next nine belong
- *	to the thread that has @vcpu loaded, without @lock
- * @dirty.due: the bucket of its own, or of its share
- * @dirty.uncharged: pages that aren't in a bucket yet
- * @dirty.from: @dirty.pages at its last entry; ahead of them after a sleep for pages, by
- *	what KVM may mark until the entry
- * @dirty.look: the timer that has it exit, to see what PML's list has
- * @dirty.look_ns: how long after an entry; 0: not at all
- * @dirty.look_at_ns: when; 0: that is decided at the next entry
- * @dirty.look_cpu: where @dirty.look was started
- * @dirty.until_ns: it may not enter the guest before; 0 if it may
+ * @dirty: its limit to the rate at which pages are dirtied.  @lock protects @limit, which
+ *	is read without it too; @bucket, @look and @pages belong to the thread that has @vcpu
+ *	loaded, as does @pause.until_ns
+ * @dirty.limit: of @setting, in bucket.h's units
+ * @dirty.limit.page_time: what a page costs at the whole rate, 0 without a limit
+ * @dirty.limit.burst: the most credit, with its windows
+ * @dirty.limit.own: it doesn't share the VM's bucket
+ * @dirty.limit.serial: of the setting that these are from
+ * @dirty.bucket: its own, or that of its share
+ * @dirty.bucket.serial: the @limit.serial that it belongs to
+ * @dirty.bucket.due: when what it has is due
+ * @dirty.bucket.uncharged: pages that aren't in it yet
+ * @dirty.bucket.pages_at_entry: @pages at the last entry; ahead of them after a sleep for
+ *	pages, by what KVM may mark until the entry
+ * @dirty.look: has it exit, to see what PML's list has
+ * @dirty.look.timer: the timer that does
+ * @dirty.look.delay_ns: how long after an entry; 0: not at all
+ * @dirty.look.at_ns: when; 0: that is decided at the next entry
+ * @dirty.look.cpu: where @look.timer was started
+ * @dirty.pause: its sleep in kvt_sleep_off()
+ * @dirty.pause.until_ns: it may not enter the guest before; 0 if it may
+ * @dirty.pause.sleeper: the thread that sleeps, or NULL
+ * @dirty.pause.from_ns: since when; up to then, it is in @stats
+ * @dirty.pause.held_ns: for how long it has slept there
+ * @dirty.pause.sleeps: how often
  * @dirty.pages: for KVM_GET_THROTTLE, which may read it at any time
- * @dirty.sleeper: the thread that sleeps in kvt_sleep_off(), or NULL
- * @dirty.from_ns: since when; up to then, it is in @stats
- * @dirty.held_ns: for how long it has slept there
- * @dirty.sleeps: how often
  *
- * @stats: for KVM_GET_THROTTLE
+ * @stats: for KVM_GET_THROTTLE, where each is told of
  * @held_from_ns: since when it has wanted to run while KVT_CLOSED, which isn't in
  *	@stats yet; 0 if it doesn't
  * @since_ns: up to when stats.elapsed_ns counts
@@ -267,7 +277,7 @@ struct kvt_vcpu {
 	struct kvm_vcpu *vcpu;
 	u32 id;
 
-	raw_spinlock_t lock;	/* see above */
+	raw_spinlock_t lock;	/* protects what follows, but for turns and parts of dirty */
 	enum kvt_state state;
 	int cpu;
 	struct task_struct *task;
@@ -280,16 +290,16 @@ struct kvt_vcpu {
 		struct kvt_cpu own;
 		int home;
 		u64 cost_ns;
-		struct hrtimer closing;
+		struct hrtimer close_timer;
 	} window;
 
 	struct {
-		struct hrtimer opening;
+		struct hrtimer open_timer;
 		enum hrtimer_mode mode;
 		u64 from_ns;
 		u64 woken_ns;
 		u64 left_ns;
-		unsigned long blocked;
+		unsigned long nvcsw;
 		u64 waited_ns;
 		bool idle;
 		bool put_off;
@@ -304,28 +314,36 @@ struct kvt_vcpu {
 		bool in_guest;
 		u64 irq_exits;
 		u64 fired_ns;
-		bool kicked;
+		bool signalled;
 	} busy;
 
 	struct {
-		u64 page;
-		u64 burst;
-		bool own;
-		u64 serial;
-		u64 seen;
-		u64 due;
-		u32 uncharged;
-		u64 from;
-		struct hrtimer look;
-		u64 look_ns;
-		u64 look_at_ns;
-		int look_cpu;
-		u64 until_ns;
+		struct {
+			u64 page_time;
+			u64 burst;
+			bool own;
+			u64 serial;
+		} limit;
+		struct {
+			u64 serial;
+			u64 due;
+			u32 uncharged;
+			u64 pages_at_entry;
+		} bucket;
+		struct {
+			struct hrtimer timer;
+			u64 delay_ns;
+			u64 at_ns;
+			int cpu;
+		} look;
+		struct {
+			u64 until_ns;
+			struct task_struct *sleeper;
+			u64 from_ns;
+			u64 held_ns;
+			u64 sleeps;
+		} pause;
 		u64 pages;
-		struct task_struct *sleeper;
-		u64 from_ns;
-		u64 held_ns;
-		u64 sleeps;
 	} dirty;
 
 	struct {
@@ -342,20 +360,14 @@ struct kvt_vcpu {
 	u64 stall_from_ns;
 };
 
-/* Return: the known vCPU that comes after index *@i, which is set to its own; or NULL. */
-static inline struct kvt_vcpu *kvt_next_vcpu(const struct kvt_vm *vm, int *i)
-{
-	struct kvt_vcpu *v;
-
-	while (++*i < READ_ONCE(vm->nr_vcpus)) {
-		v = READ_ONCE(vm->vcpus[*i]);
-		if (v)
-			return v;
-	}
-	return NULL;
-}
-
-/* The time on the VM's grid. */
+/**
+ * kvt_now() - the time on a VM's grid
+ * @vm: the VM's throttle
+ *
+ * Any context.
+ *
+ * Return: nanoseconds since the VM was attached to.
+ */
 static inline u64 kvt_now(const struct kvt_vm *vm)
 {
 	return ktime_get_ns() - vm->epoch_ns;
@@ -430,6 +442,12 @@ struct kvt_probe {
 	}
 
 /**
+ * kvt_probe_add() - put a probe there for those who have asked for it
+ * @work: its @now
+ */
+void kvt_probe_add(struct work_struct *work);
+
+/**
  * kvt_probe_remove_unused() - take a probe away if nobody needs it
  * @work: its @late
  */
@@ -444,12 +462,6 @@ void kvt_probe_remove_unused(struct work_struct *work);
  * Return: 0, to be followed by kvt_probe_put(); what adding it returned; or -ERESTARTSYS.
  */
 int kvt_probe_get(struct kvt_probe *probe);
-
-/**
- * kvt_probe_add() - put a probe there for those who have asked for it
- * @work: its @now
- */
-void kvt_probe_add(struct work_struct *work);
 
 /**
  * kvt_probe_get_again() - need a probe that is needed by the caller already
@@ -543,8 +555,8 @@ static __always_inline struct kvt_vm *kvt_find(const struct kvm *kvm)
 /**
  * kvt_entry_refuse() - keep the vCPU that is about to enter out of the guest
  *
- * From the tracepoint's probe.  Leaves an interrupt pending on this CPU, so that
- * the guest is left before its first instruction.
+ * From the tracepoint's probe, with interrupts off.  Leaves an interrupt pending on this
+ * CPU, so that the guest is left before its first instruction.
  */
 void kvt_entry_refuse(void);
 
@@ -584,7 +596,7 @@ void kvt_dirty_apply_vm(struct kvt_vm *vm);
  * @v: the vCPU, which this thread has loaded
  * @now: the time
  *
- * Return: true if it may not before @v->dirty.until_ns.
+ * Return: true if it may not before @v->dirty.pause.until_ns.
  */
 bool kvt_dirty_is_over(struct kvt_vcpu *v, u64 now);
 
@@ -655,7 +667,8 @@ void kvt_vcpu_turn(struct kvt_vcpu *v);
  *
  * From the tracepoint's probe, unless it is KVT_FREE or KVT_OPEN for sure.
  *
- * Return: true if it does.  Otherwise it is kept out, and looked at before it tries again.
+ * Return: true if it does.  Otherwise it is kept out.  Task work is queued, unless its timer's
+ * handler is at work just now: then it tries again at once.
  */
 bool kvt_vcpu_enter(struct kvt_vcpu *v);
 

@@ -28,10 +28,10 @@ TRACE_EVENT(kvm_throttle_attach,
 	),
 
 	TP_fast_assign(
-		__entry->id = vm->id;
-		__entry->pid = vm->pid;
-		__entry->owner = vm->owner;
-		memcpy(__entry->comm, vm->comm, TASK_COMM_LEN);
+		__entry->id = vm->who.id;
+		__entry->pid = vm->who.pid;
+		__entry->owner = vm->who.owner;
+		memcpy(__entry->comm, vm->who.comm, TASK_COMM_LEN);
 	),
 
 	TP_printk("id=%u pid=%d owner=%d comm=%s", __entry->id, __entry->pid,
@@ -57,7 +57,7 @@ TRACE_EVENT(kvm_throttle_set,
 		struct kvt_grid grid;
 
 		kvt_grid_init(&grid, setting->percent_x100, setting->period_ns);
-		__entry->id = vm->id;
+		__entry->id = vm->who.id;
 		__entry->vcpu_id = vcpu_id;
 		__entry->percent_x100 = setting->percent_x100;
 		__entry->period_ns = grid.period_ns;
@@ -89,7 +89,7 @@ TRACE_EVENT(kvm_throttle_open,
 	),
 
 	TP_fast_assign(
-		__entry->id = v->vm->id;
+		__entry->id = v->vm->who.id;
 		__entry->vcpu_id = v->id;
 		__entry->window = v->window.clock.window;
 		__entry->planned_ns = v->vm->epoch_ns +
@@ -122,7 +122,7 @@ TRACE_EVENT(kvm_throttle_close,
 	),
 
 	TP_fast_assign(
-		__entry->id = v->vm->id;
+		__entry->id = v->vm->who.id;
 		__entry->vcpu_id = v->id;
 		__entry->window = v->window.clock.window;
 		__entry->planned_ns = v->vm->epoch_ns + v->window.clock.close_ns;
@@ -151,10 +151,10 @@ TRACE_EVENT(kvm_throttle_dirty,
 	),
 
 	TP_fast_assign(
-		__entry->id = v->vm->id;
+		__entry->id = v->vm->who.id;
 		__entry->vcpu_id = v->id;
 		__entry->dirtied = v->dirty.pages;
-		__entry->until_ns = v->vm->epoch_ns + v->dirty.until_ns;
+		__entry->until_ns = v->vm->epoch_ns + v->dirty.pause.until_ns;
 	),
 
 	TP_printk("id=%u vcpu=%u dirtied=%llu until_ns=%llu", __entry->id,
@@ -173,7 +173,7 @@ TRACE_EVENT(kvm_throttle_signal,
 	),
 
 	TP_fast_assign(
-		__entry->id = v->vm->id;
+		__entry->id = v->vm->who.id;
 		__entry->vcpu_id = v->id;
 		__entry->window = v->window.clock.window;
 	),
@@ -198,11 +198,11 @@ TRACE_EVENT(kvm_throttle_retry,
 	),
 
 	TP_fast_assign(
-		__entry->id = v->vm->id;
+		__entry->id = v->vm->who.id;
 		__entry->vcpu_id = v->id;
 		__entry->window = v->window.clock.window;
 		__entry->open_ns = v->vm->epoch_ns + max(v->window.clock.open_ns,
-							 v->dirty.until_ns);
+							 v->dirty.pause.until_ns);
 	),
 
 	TP_printk("id=%u vcpu=%u window=%llu open_ns=%llu", __entry->id,
@@ -221,8 +221,8 @@ TRACE_EVENT(kvm_throttle_detach,
 	),
 
 	TP_fast_assign(
-		__entry->id = vm->id;
-		__entry->pid = vm->pid;
+		__entry->id = vm->who.id;
+		__entry->pid = vm->who.pid;
 		__entry->dead = dead;
 	),
 

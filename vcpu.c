@@ -36,8 +36,8 @@ int __init kvt_vcpu_init(void)
 }
 
 /*
- * With PREEMPT_RT, only a real-time task's sleep ends in a hard interrupt, as with
- * any sleep: it wakes all vCPUs of a VM on a CPU at once.
+ * With PREEMPT_RT, normal tasks are woken from the softirq's thread, as by any sleep: to
+ * wake all of a VM's vCPUs on a CPU takes too long for a hard interrupt.
  */
 static enum hrtimer_mode kvt_opening_mode(void)
 {
@@ -123,6 +123,8 @@ static u64 kvt_stall_ns(const struct kvt_vcpu *v)
 
 static void kvt_end_stall(struct kvt_vcpu *v)
 {
+	lockdep_assert_held(&v->lock);
+
 	v->stats.stall_max_ns = max(v->stats.stall_max_ns, kvt_stall_ns(v));
 	v->stall_from_ns = v->stats.throttled_ns;
 }
@@ -136,6 +138,8 @@ static bool kvt_has_windows(const struct kvt_vcpu *v)
 /* What @v was held for before @now goes into the statistics. */
 static void kvt_end_hold(struct kvt_vcpu *v, u64 now)
 {
+	lockdep_assert_held(&v->lock);
+
 	if (v->held_from_ns)
 		v->stats.throttled_ns += kvt_held_ns(&v->window.grid,
 						     v->held_from_ns, now);
@@ -155,17 +159,17 @@ static void kvt_wake(struct kvt_vcpu *v, u64 until, enum kvt_state state)
 /* End the sleep of @v in kvt_sleep_off(); it was held until @now. */
 static void kvt_wake_sleeper(struct kvt_vcpu *v, u64 now)
 {
-	u64 ns = now - v->dirty.from_ns;
+	u64 ns = now - v->dirty.pause.from_ns;
 
 	lockdep_assert_held(&v->lock);
 
 	v->stats.throttled_ns += ns;
-	v->dirty.held_ns += ns;
+	v->dirty.pause.held_ns += ns;
 	/* Its window has closed just now: that is counted from here on. */
 	if (v->held_from_ns)
 		v->held_from_ns = max(v->held_from_ns, now);
-	wake_up_process(v->dirty.sleeper);
-	v->dirty.sleeper = NULL;
+	wake_up_process(v->dirty.pause.sleeper);
+	v->dirty.pause.sleeper = NULL;
 }
 
 static void kvt_start(struct kvt_vcpu *v, struct hrtimer *timer, u64 at,
@@ -177,20 +181,21 @@ static void kvt_start(struct kvt_vcpu *v, struct hrtimer *timer, u64 at,
 }
 
 /*
- * Does its thread run, or wait for a CPU, with @v loaded?  It is in KVM_RUN then, but
- * for some short ioctls.  Not followed: the pointers are only compared.
+ * Has its thread @v loaded, or, with @other, another vCPU?  It is in KVM_RUN then, but for
+ * some short ioctls.  Not followed: the pointers are only compared.
  */
-static bool kvt_is_in_run(const struct kvt_vcpu *v)
+static bool kvt_has_loaded(const struct kvt_vcpu *v, bool other)
 {
-	return READ_ONCE(v->task->preempt_notifiers.first) ==
-	       &v->vcpu->preempt_notifier.link && task_is_running(v->task);
+	const struct hlist_node *first = READ_ONCE(v->task->preempt_notifiers.first);
+
+	return first && (first != &v->vcpu->preempt_notifier.link) == other;
 }
 
 /* The window of @v ended at @due.  Called in an interrupt, on any CPU. */
 static void kvt_close(struct kvt_vcpu *v, u64 due)
 {
 	struct kvm_vcpu *loaded = v->task == current ? kvt_loaded_vcpu() : NULL;
-	bool in_run = kvt_is_in_run(v);
+	bool in_run = kvt_has_loaded(v, false) && task_is_running(v->task);
 	/* It has left the guest by itself; KVM may poll for a while. */
 	bool halted = loaded == v->vcpu && kvt_is_halted(loaded);
 	u64 now = kvt_now(v->vm);
@@ -204,8 +209,7 @@ static void kvt_close(struct kvt_vcpu *v, u64 due)
 	v->busy.fired_ns = task_is_running(v->task) ? now : 0;
 
 	/* What it does for another vCPU isn't charged to this one. */
-	if (kvt_task_on_cpu(v->task) && !halted &&
-	    (!loaded || loaded == v->vcpu)) {
+	if (kvt_task_on_cpu(v->task) && !halted && !kvt_has_loaded(v, true)) {
 		v->busy.from_ns = due;
 		v->busy.off_ns = kvt_off_cpu_ns(v);
 		v->busy.run_ns = READ_ONCE(v->task->se.sum_exec_runtime);
@@ -223,7 +227,7 @@ static void kvt_close(struct kvt_vcpu *v, u64 due)
 
 static enum hrtimer_restart kvt_closing(struct hrtimer *timer)
 {
-	struct kvt_vcpu *v = container_of(timer, typeof(*v), window.closing);
+	struct kvt_vcpu *v = container_of(timer, typeof(*v), window.close_timer);
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&v->lock, flags);
@@ -244,7 +248,7 @@ static bool kvt_must_put_off(const struct kvt_vcpu *v)
 
 static enum hrtimer_restart kvt_opening(struct hrtimer *timer)
 {
-	struct kvt_vcpu *v = container_of(timer, typeof(*v), sleep.opening);
+	struct kvt_vcpu *v = container_of(timer, typeof(*v), sleep.open_timer);
 	enum hrtimer_restart restart = HRTIMER_NORESTART;
 	unsigned long flags;
 	u64 now, due;
@@ -339,11 +343,14 @@ static void kvt_place_unlock(const struct kvt_place *place)
  */
 static u64 kvt_ran_ns(const struct kvt_vcpu *v, u64 from, u64 now)
 {
-	u64 all_ns = now - from;
-	u64 off_ns = kvt_off_cpu_ns(v) - v->busy.off_ns;
-	u64 ran_ns = off_ns < all_ns ? all_ns - off_ns : 0;
+	s64 off_ns = kvt_off_cpu_ns(v) - v->busy.off_ns;
+	s64 all_ns = now - from;
+	u64 ran_ns = all_ns - clamp_t(s64, off_ns, 0, all_ns);
 
-	/* CPUs' clocks of what tasks run may differ, by the time of interrupts. */
+	/*
+	 * CPUs' clocks of what tasks run may differ, by the time of interrupts: @off_ns may
+	 * be too much, or below 0.
+	 */
 	if (task_cpu(current) != v->busy.on_cpu)
 		ran_ns = min(ran_ns, READ_ONCE(current->se.sum_exec_runtime) -
 				     v->busy.run_ns);
@@ -355,8 +362,10 @@ static void kvt_settle(struct kvt_vcpu *v, u64 now)
 {
 	u64 from = v->busy.from_ns, ran_ns;
 
+	lockdep_assert_held(&v->lock);
+
 	v->busy.from_ns = 0;
-	if (!from || v->busy.kicked)
+	if (!from || v->busy.signalled)
 		return;
 
 	/* It may have left guest mode by itself when the interrupt came. */
@@ -421,7 +430,7 @@ static void kvt_let_on(struct kvt_vcpu *v, u64 now, u64 waited_ns)
 {
 	v->sleep.waited_ns = waited_ns;
 	v->sleep.left_ns = now;
-	v->sleep.blocked = current->nvcsw;
+	v->sleep.nvcsw = current->nvcsw;
 }
 
 /* Called in task work, in KVM_RUN: must @v sleep until its clock's open_ns? */
@@ -435,7 +444,7 @@ static bool kvt_must_sleep(struct kvt_vcpu *v, u64 now)
 	if (signal_pending(current)) {
 		if (now < v->window.clock.open_ns || v->held_from_ns) {
 			v->stats.interrupted++;
-			v->busy.kicked = true;
+			v->busy.signalled = true;
 			trace_kvm_throttle_signal(v);
 		}
 		/* The time until it enters again isn't the throttle's doing. */
@@ -461,6 +470,8 @@ static bool kvt_may_go_on(struct kvt_vcpu *v)
 {
 	u64 now;
 
+	lockdep_assert_held(&v->lock);
+
 	if (v->state != KVT_WOKEN || !v->sleep.idle || signal_pending(current))
 		return false;
 	now = kvt_now(v->vm);
@@ -473,15 +484,17 @@ static void kvt_set_opening_mode(struct kvt_vcpu *v)
 {
 	enum hrtimer_mode mode = kvt_opening_mode();
 
-	if (mode == v->sleep.mode || hrtimer_try_to_cancel(&v->sleep.opening) < 0)
+	if (mode == v->sleep.mode || hrtimer_try_to_cancel(&v->sleep.open_timer) < 0)
 		return;
-	kvt_hrtimer_setup(&v->sleep.opening, kvt_opening, CLOCK_MONOTONIC, mode);
+	kvt_hrtimer_setup(&v->sleep.open_timer, kvt_opening, CLOCK_MONOTONIC, mode);
 	v->sleep.mode = mode;
 }
 
 /* Sleep until @until, or until woken; the lock is released meanwhile. */
 static void kvt_schedule(struct kvt_vcpu *v, ktime_t *until)
 {
+	lockdep_assert_held(&v->lock);
+
 	set_current_state(TASK_INTERRUPTIBLE);
 	/* The guest's other vCPUs needn't wait for this one. */
 	if (kvt_guest_sees_preemption(v->vcpu))
@@ -510,7 +523,7 @@ static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 		v->sleep.after_window = v->window.clock.window;
 	order_ns = kvt_wake_order(v->window.clock.window - v->sleep.after_window);
 	kvt_set_opening_mode(v);
-	kvt_start(v, &v->sleep.opening, v->window.clock.open_ns + order_ns,
+	kvt_start(v, &v->sleep.open_timer, v->window.clock.open_ns + order_ns,
 		  v->sleep.mode);
 
 	kvt_schedule(v, NULL);
@@ -526,7 +539,9 @@ static void kvt_settle_former(struct kvt_vcpu *v)
 {
 	u64 now, ran_ns;
 
-	if (!v->busy.from_ns || v->busy.kicked || v->busy.in_guest)
+	lockdep_assert_held(&v->lock);
+
+	if (!v->busy.from_ns || v->busy.signalled || v->busy.in_guest)
 		return;
 	now = kvt_now(v->vm);
 	ran_ns = min(now - v->busy.from_ns,
@@ -534,19 +549,16 @@ static void kvt_settle_former(struct kvt_vcpu *v)
 	kvt_charge(&v->window.grid, &v->window.clock, now - ran_ns, now);
 }
 
-/* This thread is the one that runs @v now.  In task work. */
+/* This thread, which has @v loaded, is the one that runs it now.  In task work. */
 static void kvt_adopt(struct kvt_vcpu *v)
 {
-	struct task_struct *old = current;
+	struct task_struct *old = NULL;
 
-	get_task_struct(current);
 	raw_spin_lock_irq(&v->lock);
-	/* By now, yet another one may sleep for it, or run it. */
-	if (v->state != KVT_FREE && v->state != KVT_ASLEEP &&
-	    (v->state != KVT_OPEN || kvt_loaded_vcpu() == v->vcpu)) {
+	if (v->state != KVT_FREE) {
 		kvt_settle_former(v);
 		old = v->task;
-		WRITE_ONCE(v->task, current);
+		WRITE_ONCE(v->task, get_task_struct(current));
 		v->busy.from_ns = 0;
 		v->held_from_ns = 0;
 		if (v->state == KVT_WOKEN)
@@ -555,8 +567,7 @@ static void kvt_adopt(struct kvt_vcpu *v)
 	raw_spin_unlock_irq(&v->lock);
 	if (!old)
 		return;
-	if (kvt_loaded_vcpu() == v->vcpu)
-		kvt_steal_keep(v->vcpu, old);
+	kvt_steal_keep(v->vcpu, old);
 	put_task_struct(old);
 }
 
@@ -587,7 +598,9 @@ static bool kvt_sleep_off(struct kvt_vcpu *v)
 	u64 before_ns, now;
 	ktime_t until;
 
-	if (v->state == KVT_FREE || !v->dirty.until_ns)
+	lockdep_assert_held(&v->lock);
+
+	if (v->state == KVT_FREE || !v->dirty.pause.until_ns)
 		return false;
 	now = kvt_now(v->vm);
 	if (!kvt_dirty_is_over(v, now)) {
@@ -606,14 +619,14 @@ static bool kvt_sleep_off(struct kvt_vcpu *v)
 		WRITE_ONCE(v->state, KVT_CLOSED);
 	kvt_end_hold(v, now);
 	before_ns = v->stats.throttled_ns;
-	v->dirty.sleeps++;
-	v->dirty.from_ns = now;
-	v->dirty.sleeper = current;
-	until = ns_to_ktime(v->vm->epoch_ns + v->dirty.until_ns);
+	v->dirty.pause.sleeps++;
+	v->dirty.pause.from_ns = now;
+	v->dirty.pause.sleeper = current;
+	until = ns_to_ktime(v->vm->epoch_ns + v->dirty.pause.until_ns);
 	kvt_schedule(v, &until);
 
 	/* By a new setting, somebody else has.  @v->vm may be gone then. */
-	if (v->dirty.sleeper)
+	if (v->dirty.pause.sleeper)
 		kvt_wake_sleeper(v, kvt_now(v->vm));
 	kvt_steal(v->stats.throttled_ns - before_ns);
 	return true;
@@ -649,12 +662,12 @@ static void kvt_work(struct callback_head *work)
 	bool ran = true;
 
 	xchg(&turn->task, NULL);
-	if (READ_ONCE(v->task) != current)
-		kvt_adopt(v);
 	if (kvt_loaded_vcpu() != v->vcpu) {
 		kvt_leave_alone(v);
 		goto out;
 	}
+	if (READ_ONCE(v->task) != current)
+		kvt_adopt(v);
 
 	raw_spin_lock_irq(&v->lock);
 	do {
@@ -675,10 +688,10 @@ out:
 static void kvt_open_window(struct kvt_vcpu *v, u64 now, bool slept)
 {
 	kvt_end_stall(v);
-	v->busy.kicked = false;
+	v->busy.signalled = false;
 	WRITE_ONCE(v->state, KVT_OPEN);
 	WRITE_ONCE(v->cpu, smp_processor_id());
-	kvt_start(v, &v->window.closing, v->window.clock.close_ns,
+	kvt_start(v, &v->window.close_timer, v->window.clock.close_ns,
 		  HRTIMER_MODE_ABS_PINNED_HARD);
 	trace_kvm_throttle_open(v, slept);
 	/* What all this took is made up for in the next window. */
@@ -689,9 +702,11 @@ static void kvt_open_window(struct kvt_vcpu *v, u64 now, bool slept)
 /* The timer of an open window has to be on the CPU that the guest runs on. */
 static void kvt_follow(struct kvt_vcpu *v)
 {
+	lockdep_assert_held(&v->lock);
+
 	WRITE_ONCE(v->cpu, smp_processor_id());
 	if (kvt_has_windows(v))
-		kvt_start(v, &v->window.closing, v->window.clock.close_ns,
+		kvt_start(v, &v->window.close_timer, v->window.clock.close_ns,
 			  HRTIMER_MODE_ABS_PINNED_HARD);
 }
 
@@ -712,6 +727,8 @@ static void kvt_turn_back(struct kvt_vcpu *v)
 
 static void kvt_refuse(struct kvt_vcpu *v)
 {
+	lockdep_assert_held(&v->lock);
+
 	v->stats.retries++;
 	kvt_turn_back(v);
 	trace_kvm_throttle_retry(v);
@@ -725,7 +742,7 @@ static bool kvt_try_to_open(struct kvt_vcpu *v)
 
 	kvt_settle(v, now);
 	/* It has left KVM_RUN meanwhile, for a signal, and comes in its own time. */
-	if (v->state == KVT_WOKEN && v->sleep.blocked != current->nvcsw) {
+	if (v->state == KVT_WOKEN && v->sleep.nvcsw != current->nvcsw) {
 		WRITE_ONCE(v->state, KVT_CLOSED);
 		kvt_end_stall(v);
 	}
@@ -747,18 +764,16 @@ bool kvt_vcpu_enter(struct kvt_vcpu *v)
 	bool enters = false;
 
 	raw_spin_lock(&v->lock);
-	/*
-	 * Another thread's window goes on: its timer stays.  So does that of one who has
-	 * to sleep first for what he has dirtied.  One whose handler waits for the lock
-	 * can't be set here: not now.
-	 */
 	if (v->state == KVT_FREE) {
 		enters = true;
 	} else if (v->task != current) {
+		/* The former thread's window goes on: its timer stays. */
 		kvt_turn_back(v);
-	} else if (v->dirty.until_ns && kvt_dirty_is_over(v, kvt_now(v->vm))) {
+	} else if (v->dirty.pause.until_ns && kvt_dirty_is_over(v, kvt_now(v->vm))) {
+		/* It sleeps for pages first; the window's timer stays. */
 		kvt_refuse(v);
-	} else if (hrtimer_try_to_cancel(&v->window.closing) < 0) {
+	} else if (hrtimer_try_to_cancel(&v->window.close_timer) < 0) {
+		/* The handler waits for this lock: exit, and try again. */
 		kvt_entry_refuse();
 	} else if (v->state == KVT_OPEN) {
 		kvt_follow(v);
@@ -781,10 +796,13 @@ static void kvt_account(struct kvt_vcpu *v, u64 now)
 	if (v->state != KVT_FREE)
 		v->stats.elapsed_ns += now - v->since_ns;
 	v->since_ns = now;
-	if (v->dirty.sleeper) {
-		v->stats.throttled_ns += now - v->dirty.from_ns;
-		v->dirty.held_ns += now - v->dirty.from_ns;
-		v->dirty.from_ns = now;
+	if (v->dirty.pause.sleeper) {
+		v->stats.throttled_ns += now - v->dirty.pause.from_ns;
+		v->dirty.pause.held_ns += now - v->dirty.pause.from_ns;
+		v->dirty.pause.from_ns = now;
+		/* Its window has closed meanwhile: that is counted from here on. */
+		if (v->held_from_ns)
+			v->held_from_ns = max(v->held_from_ns, now);
 	}
 	if (v->state == KVT_ASLEEP) {
 		/* The timer may be late; what that is will be seen at entry. */
@@ -806,7 +824,7 @@ void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 		goto out;
 	now = kvt_now(v->vm);
 	kvt_account(v, now);
-	if (v->dirty.sleeper)
+	if (v->dirty.pause.sleeper)
 		kvt_wake_sleeper(v, now);
 	v->setting = *setting;
 	kvt_grid_init(&v->window.grid, setting->percent_x100,
@@ -816,14 +834,14 @@ void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 	v->window.home = -1;
 	v->window.cost_ns = 0;
 	v->busy.from_ns = 0;
-	v->busy.kicked = false;
+	v->busy.signalled = false;
 	v->held_from_ns = 0;
 	v->sleep.after_window = 0;
 
 	/* Its thread looks at the new grid, when it enters or at once. */
 	if (v->state == KVT_ASLEEP)
 		kvt_wake(v, now, KVT_CLOSED);
-	WRITE_ONCE(v->state, kvt_has_windows(v) || v->dirty.page ? KVT_CLOSED :
+	WRITE_ONCE(v->state, kvt_has_windows(v) || v->dirty.limit.page_time ? KVT_CLOSED :
 								   KVT_FREE);
 	if (v->state == KVT_FREE)
 		kvt_end_stall(v);
@@ -860,11 +878,11 @@ static struct kvt_vcpu *kvt_alloc(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 		init_task_work(&v->turns[i].work, kvt_work);
 	}
 	v->sleep.mode = HRTIMER_MODE_ABS_PINNED_HARD;
-	kvt_hrtimer_setup(&v->window.closing, kvt_closing, CLOCK_MONOTONIC,
+	kvt_hrtimer_setup(&v->window.close_timer, kvt_closing, CLOCK_MONOTONIC,
 			  HRTIMER_MODE_ABS_PINNED_HARD);
-	kvt_hrtimer_setup(&v->sleep.opening, kvt_opening, CLOCK_MONOTONIC,
+	kvt_hrtimer_setup(&v->sleep.open_timer, kvt_opening, CLOCK_MONOTONIC,
 			  v->sleep.mode);
-	kvt_hrtimer_setup(&v->dirty.look, kvt_dirty_look, CLOCK_MONOTONIC,
+	kvt_hrtimer_setup(&v->dirty.look.timer, kvt_dirty_look, CLOCK_MONOTONIC,
 			  HRTIMER_MODE_ABS_PINNED_HARD);
 	/* The caller's file or work has a reference. */
 	__module_get(THIS_MODULE);
@@ -881,15 +899,15 @@ static void kvt_apply_vms(struct kvt_vcpu *v, struct kvt_vm *vm)
 	kvt_vcpu_apply(v, &setting);
 }
 
-/* Have others find @v.  Return: it, or who was there before. */
+/* Have others find @v.  Return: it, or the one that was there before. */
 static struct kvt_vcpu *kvt_publish(struct kvt_vm *vm, int i, struct kvt_vcpu *v)
 {
-	struct kvt_vcpu *other = cmpxchg(&vm->vcpus[i], NULL, v);
 	int nr = READ_ONCE(vm->nr_vcpus);
 
+	/* First: one that is in kvt_vm::vcpus is found by all. */
 	while (nr <= i && !try_cmpxchg(&vm->nr_vcpus, &nr, i + 1))
 		;
-	return other ?: v;
+	return cmpxchg(&vm->vcpus[i], NULL, v) ?: v;
 }
 
 struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
@@ -903,7 +921,7 @@ struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 		return ERR_PTR(-ENOMEM);
 	/* Before anybody sees it, and again after: the setting may have changed. */
 	kvt_apply_vms(new, vm);
-	/* Who finds it may take it away from those who share. */
+	/* A setting of its own, by another thread, takes it away from those that share. */
 	atomic_inc(&vm->dirty.sharers);
 	v = kvt_publish(vm, vcpu->vcpu_idx, new);
 	if (v == new) {
@@ -943,7 +961,7 @@ void kvt_vcpu_admit(struct kvt_vm *vm, const struct kvm_vcpu *vcpu)
 	if (!refcount_inc_not_zero(&vm->ref))
 		return;
 	kvt_entry_refuse();
-	/* If another has it, this one goes round until that is done. */
+	/* With the slot taken, KVM enters again until it is free. */
 	if (!xchg(&admit->queued, true)) {
 		admit->vm = vm;
 		init_task_work(&admit->work, kvt_admit);
@@ -962,9 +980,9 @@ void kvt_vcpu_free(struct kvt_vcpu *v)
 	 */
 	raw_spin_lock_irq(&v->lock);
 	raw_spin_unlock_irq(&v->lock);
-	hrtimer_cancel(&v->window.closing);
-	hrtimer_cancel(&v->sleep.opening);
-	hrtimer_cancel(&v->dirty.look);
+	hrtimer_cancel(&v->window.close_timer);
+	hrtimer_cancel(&v->sleep.open_timer);
+	hrtimer_cancel(&v->dirty.look.timer);
 	kvt_put(v);
 }
 
@@ -992,8 +1010,8 @@ void kvt_vcpu_get(struct kvt_vcpu *v, const struct kvt_vm *vm,
 		.stall_max_ns = max(v->stats.stall_max_ns, kvt_stall_ns(v)),
 		.dirty_rate = kvt_rate_in_force(v->setting.dirty_rate, sharers),
 		.dirtied = READ_ONCE(v->dirty.pages),
-		.dirty_held_ns = v->dirty.held_ns,
-		.dirty_sleeps = v->dirty.sleeps,
+		.dirty_held_ns = v->dirty.pause.held_ns,
+		.dirty_sleeps = v->dirty.pause.sleeps,
 	};
 	raw_spin_unlock_irq(&v->lock);
 }

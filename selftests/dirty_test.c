@@ -657,6 +657,50 @@ TEST_F(dirty, together_with_windows)
 	check_with_windows(_metadata, self, 9900, 200, 2);
 }
 
+/* It was about to sleep for pages no more, but had no CPU when its window closed. */
+TEST_F(dirty, held_once_while_it_waits_for_a_cpu)
+{
+	struct kvm_throttle_vcpu_state before, after;
+	u64 until;
+	int i;
+
+	START(BITMAP, WRITER);
+	set(self, 5000, 500);
+	go(self, -1);
+	for (i = 0; i < 50; i++) {
+		sleep_ns(10 * MS + i * MS / 3);
+		before = state_of(self, 0);
+		until = now_ns() + 15 * MS;
+		while (now_ns() < until)
+			barrier();
+		after = state_of(self, 0);
+		EXPECT_LE(after.throttled_ns - before.throttled_ns,
+			  after.elapsed_ns - before.elapsed_ns);
+	}
+	EXPECT_GT(after.dirty_sleeps, 20);
+}
+
+/* The hook is there for another VM. */
+TEST_F(dirty, counts_for_no_other_vm)
+{
+	struct guest other;
+	u64 harvested;
+	int fd;
+
+	START(BITMAP, WRITER);
+	guest_prepare(&other, guest_code, 1);
+	fd = throttle_attach(other.vm->fd);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(throttle_set_dirty(fd, 0, 1000), 0);
+	set(self, 1000, 0);
+	harvested = self->harvested[0];
+	watch(self, 3);
+	EXPECT_GT(self->harvested[0], harvested + 1000);
+	EXPECT_EQ(state_of(self, 0).dirtied, 0);
+	close(fd);
+	kvm_vm_free(other.vm);
+}
+
 /* Pages that are dirtied in the next @ns. */
 static u64 pages_in(struct _test_data_dirty *self, u64 ns)
 {
