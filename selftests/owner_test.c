@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <math.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -495,39 +494,6 @@ TEST_F(owner, nobody_waits_for_who_has_no_cpu)
 		close(fds[i]);
 		guest_destroy(&g[i]);
 	}
-}
-
-/* It waits for one that reads the same, and that has no CPU. */
-TEST_F(owner, reader_can_be_killed)
-{
-	struct kvm_throttle_vcpu_state states[2];
-	pid_t starving, reader;
-	u64 begin, ns = 0;
-	struct guest g;
-	int fd, i;
-
-	be_on_time();
-	guest_create(&g, GUEST_WORK, 2);
-	fd = throttle_attach(g.vm->fd);
-	ASSERT_GE(fd, 0);
-	starving = fork_starving();
-	while (!starving)
-		throttle_get(fd, states, 2, NULL);
-	for (i = 0; i < 10; i++) {
-		reader = fork();
-		while (!reader)
-			throttle_get(fd, states, 2, NULL);
-		sleep_ns(200 * MS);
-		begin = now_ns();
-		end_process(reader);
-		ns = fmax(ns, now_ns() - begin);
-	}
-	TH_LOG("%llu us", (unsigned long long)(ns / 1000));
-	if (throttle_exact())
-		EXPECT_LT(ns, 20 * MS);
-	end_process(starving);
-	close(fd);
-	guest_destroy(&g);
 }
 
 /*
