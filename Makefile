@@ -129,7 +129,7 @@ lint:				## static analysis, licences; part of check (minutes)
 	vm/vm chroot /src/vm/lint
 
 .PHONY: deb check-packages
-deb: vm				## Debian packages, made and checked in the VM's root
+deb: vm				## Debian packages, made and checked in the VM's root (minutes)
 	vm/vm chroot /src/vm/build-packages
 .PHONY: rpm
 rpm: vm				## RPM packages, made and checked in the VM's root
@@ -137,10 +137,10 @@ rpm: vm				## RPM packages, made and checked in the VM's root
 check-packages: vm		## tests of DKMS and of the packages
 	vm/check-packages
 
-##@ Demonstrations and measurements, in the same machine
+##@ Demonstrations and measurements, in the same machine (made once: 3 GB, 10 to 20 minutes)
 
 .PHONY: demo
-demo: vm			## how exact it is, with a Linux guest (3 minutes; the first time 10 to 20)
+demo: vm			## how exact it is, with a Linux guest (3 minutes)
 	vm/demo
 
 .PHONY: check-migration demo-migration bench-migration
