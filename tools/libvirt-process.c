@@ -18,7 +18,6 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -518,17 +517,6 @@ static void load(void)
 	QEMU_FUNCTIONS(LOAD_QEMU)
 }
 
-static void ignore_signals(void)
-{
-	static const int ignored[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE };
-	sigset_t none;
-
-	for (size_t i = 0; i < sizeof(ignored) / sizeof(*ignored); i++)
-		signal(ignored[i], SIG_IGN);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
 /**
  * libvirt_serve() - be the process that uses libvirt
  * @socket: the control socket
@@ -542,8 +530,6 @@ void libvirt_serve(int socket, const char *uri, const char *domain)
 
 	control = socket;
 	wanted_uri = uri;
-	/* Whoever starts this ends it. */
-	ignore_signals();
 	load();
 	api.virSetErrorFunc(NULL, no_message);
 	if (api.virEventRegisterDefaultImpl() ||

@@ -15,12 +15,12 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <json-c/json.h>
 
+#include "helper.h"
 #include "libvirt.h"
 
 /* Room for what is said of a domain; names have less than 256 bytes. */
@@ -116,18 +116,18 @@ struct libvirt *libvirt_open(struct loop *loop, const char *uri, const char *dom
 			     const struct libvirt_handlers *handlers)
 {
 	struct libvirt *l = calloc(1, sizeof(*l));
-	int sockets[2];
+	int sockets[2], files[3];
 
 	if (!l || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets))
 		err(EXIT_FAILURE, "libvirt");
-	l->pid = fork();
+	files[0] = sockets[1];
+	files[1] = STDOUT_FILENO;
+	files[2] = STDERR_FILENO;
+	l->pid = helper_spawn(files, 3);
 	if (l->pid < 0)
 		err(EXIT_FAILURE, "fork");
 	if (!l->pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* A throttle lasts as long as any copy of its fd. */
-		dup2(sockets[1], STDIN_FILENO);
-		syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0);
 		libvirt_serve(STDIN_FILENO, uri, domain);
 	}
 	close(sockets[1]);

@@ -8,13 +8,12 @@
 #include <err.h>
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "helper.h"
 #include "metrics.h"
 #include "prometheus.h"
 #include "throttle.h"
@@ -167,18 +166,13 @@ char *metrics_text(const struct metrics *m, const struct metrics_vm *vms, size_t
  */
 bool metrics_write(struct metrics *m, const char *path, const char *text, size_t len)
 {
+	static const int files[] = { STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO };
 	int status = 0;
-	sigset_t none;
 
 	if (m->writer > 0 && !waitpid(m->writer, &status, WNOHANG))
 		return true;
-	m->writer = fork();
-	if (!m->writer) {
-		/* A throttle lasts as long as any copy of its fd. */
-		syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0);
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
+	m->writer = helper_spawn(files, 3);
+	if (!m->writer)
 		_exit(prometheus_replace(path, text, len) ? EXIT_FAILURE : EXIT_SUCCESS);
-	}
 	return !status && m->writer > 0;
 }

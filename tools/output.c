@@ -20,11 +20,11 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "helper.h"
 #include "output.h"
 
 /* A stream is flushed by whoever prints, and that at the end of a line. */
@@ -108,26 +108,15 @@ static void end_soon(int signal)
 	alarm(ORPHAN_S);
 }
 
-/* Ctrl-C is for the other process, which has something to say about it. */
-static _Noreturn void be_writer(int socket, int fd)
+/* From a socket, 0, to the file, 1. */
+static _Noreturn void be_writer(void)
 {
-	static const int ignored[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGQUIT };
 	static char data[65536];
-	sigset_t none;
 	ssize_t len;
 
-	for (size_t i = 0; i < sizeof(ignored) / sizeof(*ignored); i++)
-		signal(ignored[i], SIG_IGN);
 	signal(SIGALRM, SIG_DFL);
 	signal(SIGUSR1, end_soon);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
 	prctl(PR_SET_PDEATHSIG, SIGUSR1);
-	/* Nothing else stays open because of this process. */
-	dup2(socket, 0);
-	dup2(fd, 1);
-	syscall(SYS_close_range, 2, ~0U, 0);
-
 	while ((len = recv(0, data, sizeof(data), 0))) {
 		int error = len < 0 ? 0 : write_all(1, data, len);
 
@@ -141,17 +130,17 @@ static _Noreturn void be_writer(int socket, int fd)
 
 static void start_writer(struct output *o, int fd)
 {
-	int sockets[2];
+	int sockets[2], files[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
 		err(EXIT_FAILURE, "socketpair");
-	o->writer = fork();
+	files[0] = sockets[1];
+	files[1] = fd;
+	o->writer = helper_spawn(files, 2);
 	if (o->writer < 0)
 		err(EXIT_FAILURE, "fork");
-	if (!o->writer) {
-		close(sockets[0]);
-		be_writer(sockets[1], fd);
-	}
+	if (!o->writer)
+		be_writer();
 	close(sockets[1]);
 	o->socket = sockets[0];
 }
