@@ -17,6 +17,9 @@
 
 #define VM_FILE		"anon_inode:kvm-vm"
 
+/* The other options of a command are numbered in its own argp. */
+#define OPTION_VM	256
+
 #define FOR_MIN_NS	NSEC_PER_MSEC
 #define FOR_MAX_NS	(365 * 24 * 3600 * NSEC_PER_SEC)
 
@@ -269,14 +272,8 @@ void fail_which_vm(const struct argp_state *state)
 	abort();
 }
 
-/**
- * option_vm() - read the argument of --vm
- * @state: where to complain
- * @name: what the command line of its process calls the VM
- *
- * Return: the process, of which there must be one.
- */
-pid_t option_vm(const struct argp_state *state, const char *name)
+/* The process whose command line calls its VM @name, of which there must be one. */
+static pid_t find_vm(const struct argp_state *state, const char *name)
 {
 	struct vm_processes vms = find_vm_processes(name);
 	pid_t pid = vms.nr ? vms.list[0].pid : 0;
@@ -299,6 +296,44 @@ pid_t option_vm(const struct argp_state *state, const char *name)
 	free(vms.list);
 	return pid;
 }
+
+static error_t parse_vm_option(int key, char *arg, struct argp_state *state)
+{
+	pid_t *pid = state->input;
+
+	switch (key) {
+	case OPTION_VM:
+		*pid = find_vm(state, arg);
+		return 0;
+	case 'p':
+		*pid = option_pid(state, arg);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp one_vm = {
+	.options = (const struct argp_option[]) {
+		{ "vm", OPTION_VM, "NAME", 0,
+		  "the VM's name, as the command line of its process has it", 0 },
+		{ "pid", 'p', "PID", 0, "the VM's process", 0 },
+		{ 0 }
+	},
+	.parser = parse_vm_option,
+};
+
+static const struct argp any_vm = {
+	.options = (const struct argp_option[]) {
+		{ "vm", OPTION_VM, "NAME", 0, "only the VM of this name", 0 },
+		{ "pid", 'p', "PID", 0, "only the VMs of this process", 0 },
+		{ 0 }
+	},
+	.parser = parse_vm_option,
+};
+
+const struct argp_child option_one_vm[] = { { &one_vm, 0, NULL, 0 }, { 0 } };
+const struct argp_child option_any_vm[] = { { &any_vm, 0, NULL, 0 }, { 0 } };
 
 /**
  * list_vms() - the VMs of a process

@@ -37,8 +37,13 @@
 /* What there is without one. */
 int hold_command(int argc, char **argv);
 
+/*
+ * For .children of an argp: --vm and --pid, for a command about one VM, and for one that
+ * may be about all.  The parser sets state->child_inputs[0], to where the process goes.
+ */
+extern const struct argp_child option_one_vm[], option_any_vm[];
+
 pid_t option_pid(const struct argp_state *state, const char *arg);
-pid_t option_vm(const struct argp_state *state, const char *name);
 uint64_t option_interval(const struct argp_state *state, const char *arg);
 uint64_t option_for(const struct argp_state *state, const char *arg);
 

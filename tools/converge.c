@@ -99,8 +99,9 @@ static const struct argp_option argp_options[] = {
 	{ 0 }
 };
 
-static void check_all(const struct argp_state *state, const struct options *o)
+static void check_options(const struct argp_state *state)
 {
+	const struct options *o = state->input;
 	const struct service_options *s = &o->service;
 
 	if (o->all && o->single)
@@ -109,29 +110,51 @@ static void check_all(const struct argp_state *state, const struct options *o)
 	if (!o->all && (s->config || s->check || s->json))
 		argp_failure(state, EXIT_USAGE, 0,
 			     "--config, --check and --json are for --all");
+	if (!o->all && !o->qmp == !o->domain)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "which VM? Give QEMU's monitor with --qmp, or libvirt's domain with --domain; or --all");
+	if (o->uri && !o->domain)
+		argp_failure(state, EXIT_USAGE, 0, "--connect is for a --domain");
 }
 
-static error_t parse_option(int key, char *arg, struct argp_state *state)
+/* How to throttle one VM. */
+static error_t parse_policy(int key, const char *arg, const struct argp_state *state,
+			    struct policy_settings *policy)
 {
-	struct options *o = state->input;
 	uint32_t percent_x100;
 	uint64_t ns;
 
-	o->single |= key == OPTION_BY || key == OPTION_QMP || key == OPTION_DOMAIN || key == 'c' || key == 'p' ||
-		     key == OPTION_MAX || key == OPTION_TIME_LIMIT || key == OPTION_LOG;
 	switch (key) {
-	case OPTION_ALL:
-		o->all = true;
+	case OPTION_BY:
+		if (!policy_set_by(policy, arg))
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--by: '%s' is neither rate nor percent", arg);
 		return 0;
-	case OPTION_CONFIG:
-		o->service.config = arg;
+	case OPTION_MAX:
+		if (parse_percent(arg, &percent_x100) || !percent_x100)
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--max: '%s' is not a percentage from 0.01 to 99.99",
+				     arg);
+		policy_set_max(policy, percent_x100);
 		return 0;
-	case OPTION_CHECK:
-		o->service.check = true;
+	case OPTION_TIME_LIMIT:
+		if (parse_duration(arg, TIME_LIMIT_MIN_NS, TIME_LIMIT_MAX_NS, &ns))
+			argp_failure(state, EXIT_USAGE, 0,
+				     "--time-limit: '%s' is not a time from 1s to 8760h, such as 60s or 5m",
+				     arg);
+		policy->time_limit_s = (double)ns / NSEC_PER_SEC;
 		return 0;
-	case OPTION_JSON:
-		o->service.json = true;
-		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* What is for one VM: which one, and what to do about it. */
+static error_t parse_single(int key, char *arg, const struct argp_state *state)
+{
+	struct options *o = state->input;
+
+	switch (key) {
 	case OPTION_QMP:
 		o->qmp = arg;
 		return 0;
@@ -147,27 +170,30 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'p':
 		o->pid = option_pid(state, arg);
 		return 0;
-	case OPTION_BY:
-		if (!policy_set_by(&o->policy, arg))
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--by: '%s' is neither rate nor percent", arg);
-		return 0;
-	case OPTION_MAX:
-		if (parse_percent(arg, &percent_x100) || !percent_x100)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--max: '%s' is not a percentage from 0.01 to 99.99",
-				     arg);
-		policy_set_max(&o->policy, percent_x100);
-		return 0;
-	case OPTION_TIME_LIMIT:
-		if (parse_duration(arg, TIME_LIMIT_MIN_NS, TIME_LIMIT_MAX_NS, &ns))
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--time-limit: '%s' is not a time from 1s to 8760h, such as 60s or 5m",
-				     arg);
-		o->policy.time_limit_s = (double)ns / NSEC_PER_SEC;
-		return 0;
 	case OPTION_LOG:
 		o->log = arg;
+		return 0;
+	default:
+		return parse_policy(key, arg, state, &o->policy);
+	}
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct options *o = state->input;
+
+	switch (key) {
+	case OPTION_ALL:
+		o->all = true;
+		return 0;
+	case OPTION_CONFIG:
+		o->service.config = arg;
+		return 0;
+	case OPTION_CHECK:
+		o->service.check = true;
+		return 0;
+	case OPTION_JSON:
+		o->service.json = true;
 		return 0;
 	case 'q':
 		o->quiet = true;
@@ -176,15 +202,13 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		argp_failure(state, EXIT_USAGE, 0, "what is '%s'?", arg);
 		return 0;
 	case ARGP_KEY_END:
-		check_all(state, o);
-		if (!o->all && !o->qmp == !o->domain)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "which VM? Give QEMU's monitor with --qmp, or libvirt's domain with --domain; or --all");
-		if (o->uri && !o->domain)
-			argp_failure(state, EXIT_USAGE, 0, "--connect is for a --domain");
+		check_options(state);
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		if (parse_single(key, arg, state))
+			return ARGP_ERR_UNKNOWN;
+		o->single = true;
+		return 0;
 	}
 }
 
@@ -270,8 +294,8 @@ static void began(struct assist *a)
 	char text[160];
 
 	snprintf(text, sizeof(text),
-		 "Watching the migration of %s (process %d); Ctrl-C lets it go.", a->vm.name,
-		 a->vm.pid);
+		 "Watching the migration of %s (process %d); Ctrl-C lets it go.",
+		 a->vm.name, a->vm.pid);
 	say(a, text);
 }
 

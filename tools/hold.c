@@ -64,13 +64,9 @@ enum {
 	OPTION_JSON,
 	OPTION_PERIOD,
 	OPTION_VCPU,
-	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
-	{ "vm", OPTION_VM, "NAME", 0,
-	  "the VM's name, as the command line of its process has it", 0 },
-	{ "pid", 'p', "PID", 0, "the VM's process", 0 },
 	{ "fd", OPTION_FD, "FD", 0,
 	  "which VM, if the process has several: its file descriptor there", 0 },
 	{ "vcpu", OPTION_VCPU, "ID", 0,
@@ -116,17 +112,63 @@ static void fail_percent(const struct argp_state *state, const char *arg)
 		     "" : "; --pid takes one process");
 }
 
+static uint64_t option_dirty_rate(const struct argp_state *state, const char *arg)
+{
+	uint64_t rate;
+
+	if (parse_dirty_rate(arg, sysconf(_SC_PAGESIZE), &rate))
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--dirty-rate: '%s' is not a rate such as 2000 (pages a second), 8MiB/s or 8MB/s, from 1 to %llu pages",
+			     arg, KVM_THROTTLE_DIRTY_RATE_MAX);
+	return rate;
+}
+
+static uint64_t option_period(const struct argp_state *state, const char *arg)
+{
+	uint64_t ns;
+
+	if (parse_duration(arg, KVM_THROTTLE_PERIOD_MIN_NS, KVM_THROTTLE_PERIOD_MAX_NS, &ns))
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--period: '%s' is not a time from 1ms to 1s", arg);
+	return ns;
+}
+
+static void take_percent(const struct argp_state *state, const char *arg)
+{
+	struct options *o = state->input;
+
+	if (state->arg_num)
+		argp_failure(state, EXIT_USAGE, 0, "one percentage is enough: '%s'", arg);
+	if (parse_percent(arg, &o->percent_x100))
+		fail_percent(state, arg);
+	o->percent = true;
+}
+
+static void check_options(const struct argp_state *state)
+{
+	const struct options *o = state->input;
+
+	if (state->argc == 1)
+		argp_state_help(state, stderr, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG |
+				ARGP_HELP_DOC | ARGP_HELP_EXIT_ERR);
+	if (!o->percent && !o->dirty_rate)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "by how much? Give a percentage from 0 to 99.99, or --dirty-rate");
+	if (!o->percent && o->period_ns)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "--period is for a percentage, and there is none");
+	if (!o->pid)
+		fail_which_vm(state);
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct options *o = state->input;
 	uint64_t value;
 
 	switch (key) {
-	case OPTION_VM:
-		o->pid = option_vm(state, arg);
-		return 0;
-	case 'p':
-		o->pid = option_pid(state, arg);
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &o->pid;
 		return 0;
 	case OPTION_FD:
 		if (parse_number(arg, INT32_MAX, &value))
@@ -141,17 +183,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->vcpus[o->nr_vcpus++] = value;
 		return 0;
 	case OPTION_DIRTY_RATE:
-		if (parse_dirty_rate(arg, sysconf(_SC_PAGESIZE), &o->dirty_rate))
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--dirty-rate: '%s' is not a rate such as 2000 (pages a second), 8MiB/s or 8MB/s, from 1 to %llu pages",
-				     arg, KVM_THROTTLE_DIRTY_RATE_MAX);
+		o->dirty_rate = option_dirty_rate(state, arg);
 		return 0;
 	case OPTION_PERIOD:
-		if (parse_duration(arg, KVM_THROTTLE_PERIOD_MIN_NS,
-				   KVM_THROTTLE_PERIOD_MAX_NS, &o->period_ns))
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--period: '%s' is not a time from 1ms to 1s",
-				     arg);
+		o->period_ns = option_period(state, arg);
 		return 0;
 	case OPTION_FOR:
 		o->for_ns = option_for(state, arg);
@@ -166,26 +201,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->json = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (state->arg_num)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "one percentage is enough: '%s'", arg);
-		if (parse_percent(arg, &o->percent_x100))
-			fail_percent(state, arg);
-		o->percent = true;
+		take_percent(state, arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (state->argc == 1)
-			argp_state_help(state, stderr, ARGP_HELP_SHORT_USAGE |
-					ARGP_HELP_LONG | ARGP_HELP_DOC |
-					ARGP_HELP_EXIT_ERR);
-		if (!o->percent && !o->dirty_rate)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "by how much? Give a percentage from 0 to 99.99, or --dirty-rate");
-		if (!o->percent && o->period_ns)
-			argp_failure(state, EXIT_USAGE, 0,
-				     "--period is for a percentage, and there is none");
-		if (!o->pid)
-			fail_which_vm(state);
+		check_options(state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -200,6 +219,7 @@ static const struct argp argp = {
 		    "--vm=NAME --dirty-rate=RATE [PERCENT]\n"
 		    "SUBCOMMAND [OPTION...]",
 	.doc = "Throttle a running KVM virtual machine by PERCENT of the time, or limit the rate at which it dirties memory, until Ctrl-C.",
+	.children = option_one_vm,
 };
 
 /* The VM has no vCPU @id: say which it has. */

@@ -47,14 +47,9 @@ struct options {
 	const char *file;
 };
 
-enum {
-	OPTION_FOR = 256,
-	OPTION_VM,
-};
+#define OPTION_FOR	256
 
 static const struct argp_option argp_options[] = {
-	{ "vm", OPTION_VM, "NAME", 0, "only the VM of this name", 0 },
-	{ "pid", 'p', "PID", 0, "only the VMs of this process", 0 },
 	{ "for", OPTION_FOR, "TIME", 0,
 	  "end after this time (default: when interrupted)", 0 },
 	{ 0 }
@@ -65,11 +60,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct options *o = state->input;
 
 	switch (key) {
-	case OPTION_VM:
-		o->pid = option_vm(state, arg);
-		return 0;
-	case 'p':
-		o->pid = option_pid(state, arg);
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &o->pid;
 		return 0;
 	case OPTION_FOR:
 		o->for_ns = option_for(state, arg);
@@ -95,6 +87,7 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.args_doc = "FILE",
 	.doc = "Write the windows of the throttled virtual machines of this host to FILE, until Ctrl-C: one JSON object a line, which `kvm-throttle plot` makes a picture of.",
+	.children = option_any_vm,
 };
 
 /**
@@ -656,6 +649,52 @@ static void free_recording(struct recording *r)
 	free(r->vms);
 }
 
+static void prepare(struct follower *f, const struct process *process)
+{
+	int *fds;
+
+	if (process->pid) {
+		f->vm.fd = open_process(process);
+		find_vms(process, &fds);
+		free(fds);
+	}
+	/* Not to be killed: what tracing_open() makes has to be removed. */
+	signal(SIGPIPE, SIG_IGN);
+	loop_init(&f->loop);
+	if (!strcmp(f->r->o->file, "-"))
+		output_stdio(OUTPUT_WAIT, f->loop.signals);
+}
+
+static void start_recording(struct recording *r)
+{
+	const char *file = r->o->file;
+	bool hidden;
+
+	tracing_open();
+	r->file = strcmp(file, "-") ? fopen(file, "we") : stdout;
+	if (!r->file)
+		err(EXIT_FAILURE, "%s", file);
+	r->start_ns = now_ns();
+	write_start(r);
+	/* What comes later has events. */
+	r->nr_before = throttle_find(0, &r->before, &hidden);
+}
+
+/* Returns how many events were lost. */
+static uint64_t end_recording(struct recording *r)
+{
+	uint64_t lost;
+
+	tracing_stop();
+	tracing_read(UINT64_MAX, handle_event, r);
+	write_last(r);
+	lost = tracing_lost();
+	write_end(r, lost);
+	if (fflush(r->file) || (r->file != stdout && fclose(r->file)))
+		err(EXIT_FAILURE, "%s", r->o->file);
+	return lost;
+}
+
 int record_command(int argc, char **argv)
 {
 	struct options o = { 0 };
@@ -667,42 +706,14 @@ int record_command(int argc, char **argv)
 		.end = { .due = end_following, .context = &f },
 	};
 	struct process process = { 0 };
-	uint64_t lost;
-	bool hidden;
-	int *fds;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
-	if (o.pid) {
+	if (o.pid)
 		process = find_process(o.pid);
-		f.vm.fd = open_process(&process);
-		find_vms(&process, &fds);
-		free(fds);
-	}
-	/* Not to be killed: what tracing_open() makes has to be removed. */
-	signal(SIGPIPE, SIG_IGN);
-	loop_init(&f.loop);
-	if (!strcmp(o.file, "-"))
-		output_stdio(OUTPUT_WAIT, f.loop.signals);
-
-	tracing_open();
-	r.file = strcmp(o.file, "-") ? fopen(o.file, "we") : stdout;
-	if (!r.file)
-		err(EXIT_FAILURE, "%s", o.file);
-	r.start_ns = now_ns();
-	write_start(&r);
-	/* What comes later has events. */
-	r.nr_before = throttle_find(0, &r.before, &hidden);
-
+	prepare(&f, &process);
+	start_recording(&r);
 	follow(&f);
-	tracing_stop();
-	tracing_read(UINT64_MAX, handle_event, &r);
-	write_last(&r);
-	lost = tracing_lost();
-	write_end(&r, lost);
-	if (fflush(r.file) || (r.file != stdout && fclose(r.file)))
-		err(EXIT_FAILURE, "%s", o.file);
-
-	show_end(&r, lost);
+	show_end(&r, end_recording(&r));
 	if (f.result == EXIT_VM_ENDED)
 		warnx("process %d (%s) has ended", process.pid, process.name);
 	if (f.vm.fd >= 0)

@@ -39,12 +39,9 @@ enum {
 	OPTION_INTERVAL,
 	OPTION_JSON,
 	OPTION_PROMETHEUS,
-	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
-	{ "vm", OPTION_VM, "NAME", 0, "only the VM of this name", 0 },
-	{ "pid", 'p', "PID", 0, "only the VMs of this process", 0 },
 	{ "interval", OPTION_INTERVAL, "TIME", 0,
 	  "print what happened each time that this has passed, " INTERVAL_TEXT
 	  ", and not what happened so far", 0 },
@@ -62,11 +59,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct options *o = state->input;
 
 	switch (key) {
-	case OPTION_VM:
-		o->pid = option_vm(state, arg);
-		return 0;
-	case 'p':
-		o->pid = option_pid(state, arg);
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &o->pid;
 		return 0;
 	case OPTION_INTERVAL:
 		o->interval_ns = option_interval(state, arg);
@@ -107,6 +101,7 @@ static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
 	.doc = "Print how much the KVM virtual machines of this host are throttled, and by whom.",
+	.children = option_any_vm,
 };
 
 /* What is true of the whole reading and not of one VM. */

@@ -10,12 +10,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <json-c/json.h>
 
 #include "../command.h"
+#include "../loop.h"
 #include "meter.h"
 
 #define BAR_WIDTH	40
@@ -38,13 +38,9 @@ struct options {
 enum {
 	OPTION_FOR = 256,
 	OPTION_JSON,
-	OPTION_VM,
 };
 
 static const struct argp_option argp_options[] = {
-	{ "vm", OPTION_VM, "NAME", 0,
-	  "the VM's name, as the command line of its process has it", 0 },
-	{ "pid", 'p', "PID", 0, "the VM's process", 0 },
 	{ "for", OPTION_FOR, "TIME", 0, "measure for this time", 0 },
 	{ "json", OPTION_JSON, NULL, 0, "print JSON: one object", 0 },
 	{ 0 }
@@ -55,11 +51,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct options *o = state->input;
 
 	switch (key) {
-	case OPTION_VM:
-		o->pid = option_vm(state, arg);
-		return 0;
-	case 'p':
-		o->pid = option_pid(state, arg);
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &o->pid;
 		return 0;
 	case OPTION_FOR:
 		o->for_ns = option_for(state, arg);
@@ -84,6 +77,7 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.args_doc = "--vm=NAME\n--pid=PID",
 	.doc = "Measure how long the vCPUs of a process are in guest mode, what keeps them from it, and for how long at a time, until Ctrl-C. It is done with BPF on KVM's and the scheduler's tracepoints, so it doesn't matter who throttles the VM, or how.",
+	.children = option_one_vm,
 };
 
 /* --- waiting -------------------------------------------------------------- */
@@ -94,22 +88,58 @@ enum end {
 	END_VM,
 };
 
-static enum end wait_for_end(const struct options *o, int process, int signals)
-{
-	struct pollfd fds[] = {
-		{ .fd = process, .events = POLLIN },
-		{ .fd = signals, .events = POLLIN },
-	};
-	struct timespec timeout = {
-		.tv_sec = o->for_ns / NSEC_PER_SEC,
-		.tv_nsec = o->for_ns % NSEC_PER_SEC,
-	};
+/**
+ * struct wait - what is waited for
+ * @loop: what waits, for signals too
+ * @process: the VM's process
+ * @time: for how long at most
+ * @end: what has come
+ */
+struct wait {
+	struct loop loop;
+	struct loop_watch process;
+	struct loop_timer time;
+	enum end end;
+};
 
-	if (ppoll(fds, 2, o->for_ns ? &timeout : NULL, NULL) < 0)
-		err(EXIT_FAILURE, "poll");
-	if (fds[1].revents)
-		return END_SIGNAL;
-	return fds[0].revents ? END_VM : END_TIME;
+static void process_ended(void *context, short revents)
+{
+	struct wait *w = context;
+
+	(void)revents;
+	w->end = END_VM;
+	loop_end(&w->loop);
+}
+
+static void time_is_over(void *context)
+{
+	struct wait *w = context;
+
+	w->end = END_TIME;
+	loop_end(&w->loop);
+}
+
+/* From here on, signals wait for wait_for_end(). */
+static void wait_init(struct wait *w, const struct process *process)
+{
+	loop_init(&w->loop);
+	w->process = (struct loop_watch) {
+		.fd = open_process(process),
+		.events = POLLIN,
+		.ready = process_ended,
+		.context = w,
+	};
+	w->time = (struct loop_timer) { .due = time_is_over, .context = w };
+	w->end = END_SIGNAL;
+}
+
+static enum end wait_for_end(struct wait *w, uint64_t for_ns)
+{
+	loop_add(&w->loop, &w->process);
+	if (for_ns)
+		loop_start(&w->loop, &w->time, now_ns() + for_ns);
+	loop_run(&w->loop);
+	return w->end;
 }
 
 /* --- what was measured ---------------------------------------------------- */
@@ -329,65 +359,85 @@ static void show_json(const struct process *process, const struct meter_record *
 
 /* --- main ----------------------------------------------------------------- */
 
+static struct meter *start_meter(const struct options *o, const struct process *process)
+{
+	char why[256];
+	struct meter *m = meter_open(process->pid, why, sizeof(why));
+
+	if (!m)
+		errx(EXIT_FAILURE, "%s", why);
+	if (meter_count_cost(m))
+		warn("what the meter itself takes can't be counted");
+	if (!o->json && isatty(STDOUT_FILENO)) {
+		printf("Measuring process %d (%s); Ctrl-C ends it.\n", process->pid,
+		       process->name);
+		fflush(stdout);
+	}
+	return m;
+}
+
+/* What each thread did that has run a vCPU; to be freed. */
+static struct meter_record *read_meter(struct meter *m, unsigned int *nr)
+{
+	struct meter_record *r;
+
+	*nr = meter_vcpus(m);
+	if (*nr > METER_VCPUS_MAX) {
+		warnx("of %u threads that ran vCPUs, only the first %u were measured",
+		      *nr, METER_VCPUS_MAX);
+		*nr = METER_VCPUS_MAX;
+	}
+	r = calloc(*nr ? *nr : 1, sizeof(*r));
+	if (!r)
+		err(EXIT_FAILURE, "calloc");
+	for (unsigned int i = 0; i < *nr; i++)
+		meter_read(m, i, &r[i]);
+	return r;
+}
+
+static int measure(const struct options *o)
+{
+	struct process process = find_process(o->pid);
+	struct meter_record *r;
+	struct meter_cost cost;
+	struct wait wait;
+	struct meter *m;
+	uint64_t start_ns;
+	unsigned int nr;
+	double seconds;
+	int status;
+
+	wait_init(&wait, &process);
+	m = start_meter(o, &process);
+	start_ns = now_ns();
+	status = wait_for_end(&wait, o->for_ns) == END_VM ? EXIT_VM_ENDED : EXIT_SUCCESS;
+	r = read_meter(m, &nr);
+	seconds = (double)(now_ns() - start_ns) / NSEC_PER_SEC;
+	cost = meter_cost(m);
+	meter_close(m);
+	close(wait.process.fd);
+	loop_close(&wait.loop);
+
+	if (!nr)
+		errx(status ?: EXIT_FAILURE,
+		     "no thread of process %d (%s) entered a guest in %.3f s",
+		     process.pid, process.name, seconds);
+	if (o->json)
+		show_json(&process, r, nr, &cost, seconds);
+	else
+		print_text(r, nr, &cost, seconds);
+	free(r);
+	return status;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {};
-	struct process process;
-	struct meter_record *r;
-	struct meter_cost cost;
-	struct meter *m;
-	unsigned int nr;
-	int pidfd, signals;
-	uint64_t start_ns;
-	double seconds;
-	char why[256];
-	enum end end;
 
 	/* getopt would print its whole path. */
 	argv[0] = program_invocation_short_name;
 	argp_err_exit_status = EXIT_USAGE;
 	check_output_at_exit();
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
-
-	process = find_process(o.pid);
-	pidfd = open_process(&process);
-	signals = open_signals();
-	m = meter_open(process.pid, why, sizeof(why));
-	if (!m)
-		errx(EXIT_FAILURE, "%s", why);
-	if (meter_count_cost(m))
-		warn("what the meter itself takes can't be counted");
-	if (!o.json && isatty(STDOUT_FILENO)) {
-		printf("Measuring process %d (%s); Ctrl-C ends it.\n", process.pid,
-		       process.name);
-		fflush(stdout);
-	}
-
-	start_ns = now_ns();
-	end = wait_for_end(&o, pidfd, signals);
-	nr = meter_vcpus(m);
-	if (nr > METER_VCPUS_MAX) {
-		warnx("of %u threads that ran vCPUs, only the first %u were measured",
-		      nr, METER_VCPUS_MAX);
-		nr = METER_VCPUS_MAX;
-	}
-	r = calloc(nr ? nr : 1, sizeof(*r));
-	if (!r)
-		err(EXIT_FAILURE, "calloc");
-	for (unsigned int i = 0; i < nr; i++)
-		meter_read(m, i, &r[i]);
-	seconds = (double)(now_ns() - start_ns) / NSEC_PER_SEC;
-	cost = meter_cost(m);
-	meter_close(m);
-
-	if (!nr)
-		errx(end == END_VM ? EXIT_VM_ENDED : EXIT_FAILURE,
-		     "no thread of process %d (%s) entered a guest in %.3f s",
-		     process.pid, process.name, seconds);
-	if (o.json)
-		show_json(&process, r, nr, &cost, seconds);
-	else
-		print_text(r, nr, &cost, seconds);
-	free(r);
-	return end == END_VM ? EXIT_VM_ENDED : EXIT_SUCCESS;
+	return measure(&o);
 }
