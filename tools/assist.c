@@ -406,7 +406,7 @@ static void do_without_rate(struct assist *a, const char *why)
 
 	a->force.usable = false;
 	snprintf(text, sizeof(text), a->settings.by == POLICY_BY_RATE ?
-		 "It isn't throttled: %s." : "If it has to be throttled, then by a percentage: %s.",
+		 "It isn't throttled: %s." : "If it must be throttled, a percentage of its time is taken; its writes can't be limited: %s.",
 		 why);
 	a->owner->chose(a, false, text);
 }
@@ -440,7 +440,7 @@ static void choose_means(struct assist *a)
 		do_without_rate(a, why);
 	else
 		a->owner->chose(a, true,
-				"If it has to be throttled, then by a limit to what it dirties.");
+				"If it must be throttled, its writes to memory are limited.");
 }
 
 /* @limit is in bytes per second, 0 for none. */

@@ -294,7 +294,7 @@ static void began(struct assist *a)
 	char text[160];
 
 	snprintf(text, sizeof(text),
-		 "Watching the migration of %s (process %d); Ctrl-C lets it go.",
+		 "Watching the migration of %s (process %d). Ctrl-C ends the throttle, not the migration.",
 		 a->vm.name, a->vm.pid);
 	say(a, text);
 }

@@ -345,7 +345,7 @@ begin
 wait_for rate '[1-9][0-9]*'
 result 'a rate is in force'
 ends 0 'has completed after .* throttled to [1-9][0-9]* dirtied pages/s, and lost' &&
-	grep -q 'If it has to be throttled, then by a limit to what it dirties' "$dir/out" &&
+	grep -q 'If it must be throttled, its writes to memory are limited' "$dir/out" &&
 	grep -q 'ends in [1-9]* s; throttled to [1-9][0-9]* dirtied' "$dir/out"
 result 'the migration ends by it, and it is let go of'
 logged "$by_rate"
@@ -415,7 +415,7 @@ begin
 wait_for percent '[1-9][0-9.]*'
 result 'without ftrace: a percentage'
 end_holder TERM
-last 'throttled by up to' && grep -q 'then by a percentage: ftrace is turned off' "$dir/out"
+last 'throttled by up to' && grep -q "its writes can't be limited: ftrace is turned off" "$dir/out"
 result 'without ftrace: it is said'
 fake --log "$dir/pages" --memory 4 "$qmp" active
 begin --by rate
@@ -430,14 +430,14 @@ fake --log "$dir/pages" --memory 4 "$qmp" active completed
 LD_PRELOAD=$here/old_module.so begin
 wait_for percent '[1-9][0-9.]*'
 end_holder TERM
-last 'throttled by up to' && grep -q 'then by a percentage: the module that is loaded is older than this command' "$dir/out"
+last 'throttled by up to' && grep -q "its writes can't be limited: the module that is loaded is older than this command" "$dir/out"
 result 'an older module: a percentage, which is said'
 end_vm
 start_vm 1 0i
 fake "$qmp" active:50 completed
 begin
 wait_for percent 99.00
-ends 0 'has completed' && grep -q "then by a percentage: KVM doesn't log what it dirties" "$dir/out"
+ends 0 'has completed' && grep -q "its writes can't be limited: KVM doesn't log what it dirties" "$dir/out"
 result 'where nothing is logged: a percentage, which is said'
 
 # --- somebody else throttles ----------------------------------------------------------
@@ -506,7 +506,7 @@ spin_arguments="1 0w 1i -log $dir/pages -name writer"
 rm -f "$dir/pages"
 # Too much for the downtime, and too little to be others than the vCPUs.
 fake_with_vm 0 --log "$dir/pages" --memory 4 --others 0.28 "$dir/vms/web" none active
-wait_for said '^writer: If it has to be throttled, then by a limit' && wait_for rate '[1-9][0-9]*'
+wait_for said '^writer: If it must be throttled, its writes' && wait_for rate '[1-9][0-9]*'
 result 'one by rate, as a rule says'
 wait_for grep -q '^kvm_throttle_converge_dirty_rate{vm="writer",pid="[0-9]*"} [1-9]' "$dir/vms.prom"
 result 'metrics: the rate'
