@@ -50,7 +50,7 @@
 #define REASON_NS	(300 * NSEC_PER_MSEC)
 
 /* How long a monitor may be closed that has a socket of its own. */
-#define CLOSED_NS	(2 * NSEC_PER_SEC)
+#define CLOSED_S	2
 #define RECONNECT_NS	(100 * NSEC_PER_MSEC)
 
 /* QEMU's own. */
@@ -167,8 +167,8 @@ static void log_start(struct assist *a)
 	json_object_object_add(json, "vm", view_json_process(&a->vm));
 	assist_add_number(json, "max_percent", a->settings.max_x100 / 100.0, 2);
 	assist_add_number(json, "time_limit_s", a->settings.time_limit_s ?: NAN, 3);
-	add_boolean(json, "auto_converge", a->auto_converge);
-	add_boolean(json, "dirty_limit", a->dirty_limit);
+	add_boolean(json, "auto_converge", a->capabilities.auto_converge);
+	add_boolean(json, "dirty_limit", a->capabilities.dirty_limit);
 	a->owner->log(a, json);
 }
 
@@ -383,8 +383,8 @@ static void vm_is_gone(void *context, short revents)
 	(void)revents;
 	close_throttle(a);
 	a->vm_gone = true;
-	if (a->gone_timer.due_ns == LOOP_NEVER)
-		loop_start(a->loop, &a->gone_timer, now_ns() + REASON_NS);
+	if (a->timers.gone.due_ns == LOOP_NEVER)
+		loop_start(a->loop, &a->timers.gone, now_ns() + REASON_NS);
 }
 
 /* All throttling is begun and ended here.  Returns 0, or the number of an error. */
@@ -470,7 +470,29 @@ static void set_throttle(struct assist *a, uint32_t percent_x100, double limit)
 		f->lowest_rate = f->rate;
 }
 
-/* --- the end -------------------------------------------------------------- */
+/* --- the monitor's state -------------------------------------------------- */
+
+/* It changes here only. */
+static void set_state(struct assist *a, enum assist_state state)
+{
+	struct assist_monitor *m = &a->monitor;
+
+	m->state = state;
+	if (!assist_is_connected(a) && m->qmp) {
+		qmp_close(m->qmp);
+		m->qmp = NULL;
+	}
+	if (state == ASSIST_READY)
+		m->since_ns = 0;
+	else if (state == ASSIST_CLOSED)
+		m->since_ns = now_ns();
+}
+
+/* For how long there has been no answer, or no monitor. */
+static double silent_s(const struct assist *a)
+{
+	return (double)(now_ns() - a->monitor.since_ns) / NSEC_PER_SEC;
+}
 
 /**
  * assist_disconnect() - leave the VM's monitor, if there is one
@@ -478,12 +500,11 @@ static void set_throttle(struct assist *a, uint32_t percent_x100, double limit)
  */
 void assist_disconnect(struct assist *a)
 {
-	if (!a->qmp)
-		return;
-	qmp_close(a->qmp);
-	a->qmp = NULL;
-	a->ready = false;
+	if (assist_is_connected(a))
+		set_state(a, ASSIST_NO_MONITOR);
 }
+
+/* --- the end -------------------------------------------------------------- */
 
 /* Act on the phase, and say whether there is still something to be done. */
 static bool follow_phase(struct assist *a)
@@ -493,9 +514,9 @@ static bool follow_phase(struct assist *a)
 	if (!migration_has_ended(&a->migration))
 		return true;
 	account(a);
-	a->probe_s = 0;
-	loop_stop(a->loop, &a->timer);
-	loop_stop(a->loop, &a->gone_timer);
+	a->probe.running_s = 0;
+	loop_stop(a->loop, &a->timers.look);
+	loop_stop(a->loop, &a->timers.gone);
 	a->owner->ended(a);
 	return false;
 }
@@ -511,10 +532,10 @@ static void process_ended(void *context, short revents)
 	a->vm_gone = true;
 	close_throttle(a);
 	/* What it has still said before is read first. */
-	if (!a->qmp)
+	if (!assist_is_connected(a))
 		check_gone(a);
 	else
-		loop_start(a->loop, &a->gone_timer, now_ns() + REASON_NS);
+		loop_start(a->loop, &a->timers.gone, now_ns() + REASON_NS);
 }
 
 static bool try_reconnect(struct assist *a)
@@ -531,17 +552,15 @@ static bool try_reconnect(struct assist *a)
 static void check_gone(void *context)
 {
 	struct assist *a = context;
-	uint64_t now = now_ns();
 
 	if (a->vm_gone) {
 		migration_gone(&a->migration);
-	} else if (!a->qmp && !try_reconnect(a)) {
-		if (a->owner->reconnect && now >= a->closed_ns + CLOSED_NS)
+	} else if (!assist_is_connected(a) && !try_reconnect(a)) {
+		if (!a->owner->reconnect)
+			migration_silence(&a->migration, silent_s(a));
+		else if (silent_s(a) >= CLOSED_S)
 			migration_lost(&a->migration);
-		else if (!a->owner->reconnect)
-			migration_silence(&a->migration,
-					  (double)(now - a->closed_ns) / NSEC_PER_SEC);
-		loop_start(a->loop, &a->gone_timer, now + RECONNECT_NS);
+		loop_start(a->loop, &a->timers.gone, now_ns() + RECONNECT_NS);
 	}
 	follow_phase(a);
 }
@@ -551,22 +570,22 @@ static void was_closed(void *context, const char *why)
 {
 	struct assist *a = context;
 
-	assist_disconnect(a);
-	if (!a->was_ready) {
+	if (a->monitor.state == ASSIST_GREETING) {
+		set_state(a, ASSIST_NO_MONITOR);
 		a->owner->refused(a, why);
 		return;
 	}
+	set_state(a, ASSIST_CLOSED);
 	if (why)
 		say(a, "%s (process %d): %s.", a->vm.name, a->vm.pid, why);
-	a->closed_ns = now_ns();
 	a->migration.silent = true;
-	loop_stop(a->loop, &a->timer);
+	loop_stop(a->loop, &a->timers.look);
 	if (!follow_phase(a))
 		return;
 	if (a->vm_gone)
 		check_gone(a);
 	else
-		loop_start(a->loop, &a->gone_timer, a->closed_ns + RECONNECT_NS);
+		loop_start(a->loop, &a->timers.gone, now_ns() + RECONNECT_NS);
 }
 
 /* --- when to look again --------------------------------------------------- */
@@ -577,11 +596,11 @@ static uint64_t look_in_ns(const struct assist *a)
 	double rate, left_s;
 
 	if (a->migration.phase == MIGRATION_WAITING)
-		return !a->frugal ? WAIT_NS : a->events ? WAIT_EVENTS_NS : WAIT_MANY_NS;
+		return !a->frugal ? WAIT_NS : a->capabilities.events ? WAIT_EVENTS_NS : WAIT_MANY_NS;
 	if (!a->frugal || a->migration.phase != MIGRATION_PRECOPY)
 		return LOOK_NS;
 	/* Its end would be seen too late. */
-	if ((a->force.percent_x100 || a->force.rate) && !a->events)
+	if ((a->force.percent_x100 || a->force.rate) && !a->capabilities.events)
 		return LOOK_NS;
 	/* Twice in what is left of an iteration: often near its end. */
 	rate = a->policy.drain > 0 ? a->policy.drain : s->bandwidth;
@@ -595,30 +614,29 @@ static void schedule(struct assist *a)
 
 	if (a->frugal)
 		due_ns += LOOK_NS - due_ns % LOOK_NS;
-	loop_start(a->loop, &a->timer, due_ns);
+	loop_start(a->loop, &a->timers.look, due_ns);
 }
 
 static void ask(struct assist *a, const char *command, struct json_object *arguments,
 		qmp_answer_fn *answered)
 {
-	if (!a->silent_ns)
-		a->silent_ns = now_ns();
-	qmp_ask(a->qmp, command, arguments, answered);
+	if (!a->monitor.since_ns)
+		a->monitor.since_ns = now_ns();
+	qmp_ask(a->monitor.qmp, command, arguments, answered);
 	/* To see that there is no answer. */
-	loop_start(a->loop, &a->timer, now_ns() + WAIT_NS);
+	loop_start(a->loop, &a->timers.look, now_ns() + WAIT_NS);
 }
 
 /* There was no answer. */
 static void unreached(struct assist *a, struct json_object *error)
 {
-	if (!a->unreached)
+	if (!a->monitor.told)
 		say(a, "%s (process %d) can't be asked: %s; trying again.", a->vm.name,
 		    a->vm.pid, qmp_error(error));
-	a->unreached = true;
-	migration_silence(&a->migration,
-			  (double)(now_ns() - a->silent_ns) / NSEC_PER_SEC);
+	a->monitor.told = true;
+	migration_silence(&a->migration, silent_s(a));
 	if (follow_phase(a))
-		loop_start(a->loop, &a->timer, now_ns() + WAIT_NS);
+		loop_start(a->loop, &a->timers.look, now_ns() + WAIT_NS);
 }
 
 /* Returns true if it is one. */
@@ -628,8 +646,8 @@ static bool is_answer(struct assist *a, enum qmp_result result, struct json_obje
 		unreached(a, answer);
 		return false;
 	}
-	a->silent_ns = 0;
-	a->unreached = false;
+	a->monitor.since_ns = 0;
+	a->monitor.told = false;
 	return true;
 }
 
@@ -643,15 +661,15 @@ static void calc_answered(void *context, enum qmp_result result, struct json_obj
 	if (!is_answer(a, result, answer))
 		return;
 	if (result == QMP_OK) {
-		a->probe_s = a->asked_s;
-		a->probe_syncs = a->sample.syncs;
+		a->probe.running_s = a->probe.asked_s;
+		a->probe.syncs = a->sample.syncs;
 	} else {
-		log_probe(a, a->asked_s, 0, error);
+		log_probe(a, a->probe.asked_s, 0, error);
 		/* Another mode is in use, or QEMU is older than 8.2. */
-		if (strstr(error, "is not enabled") && !strcmp(a->probe_mode, "dirty-bitmap"))
-			a->probe_mode = "dirty-ring";
+		if (strstr(error, "is not enabled") && !strcmp(a->probe.mode, "dirty-bitmap"))
+			a->probe.mode = "dirty-ring";
 		else if (!strstr(error, "already"))
-			a->probe_mode = NULL;
+			a->probe.mode = NULL;
 	}
 	schedule(a);
 }
@@ -661,11 +679,11 @@ static void start_probe(struct assist *a)
 {
 	struct json_object *arguments = json_object_new_object();
 
-	a->asked_s = floor(a->decision.probe_s * 1e3) / 1e3;
+	a->probe.asked_s = floor(a->decision.probe_s * 1e3) / 1e3;
 	json_object_object_add(arguments, "calc-time",
-			       json_object_new_int64(a->asked_s * 1e3 + 0.5));
+			       json_object_new_int64(a->probe.asked_s * 1e3 + 0.5));
 	assist_add_string(arguments, "calc-time-unit", "millisecond");
-	assist_add_string(arguments, "mode", a->probe_mode);
+	assist_add_string(arguments, "mode", a->probe.mode);
 	a->decision.probe_s = 0;
 	ask(a, "calc-dirty-rate", arguments, calc_answered);
 }
@@ -682,16 +700,16 @@ static void take_probe(struct assist *a, struct json_object *answer)
 
 	if (!status || !strcmp(status, "measuring"))
 		return;
-	if (s->syncs != a->probe_syncs) {
-		log_probe(a, a->probe_s, 0, "an iteration ended meanwhile");
+	if (s->syncs != a->probe.syncs) {
+		log_probe(a, a->probe.running_s, 0, "an iteration ended meanwhile");
 	} else if (!strcmp(status, "measured") && isfinite(rate) && rate >= 0) {
-		s->probe.used_s = a->probe_s;
-		s->probe.dirtied = rate * MIB * a->probe_s;
+		s->probe.used_s = a->probe.running_s;
+		s->probe.dirtied = rate * MIB * a->probe.running_s;
 		/* It is a whole number of MiB, made of such a number. */
-		s->probe_error = MIB * (1 + a->probe_s);
+		s->probe_error = MIB * (1 + a->probe.running_s);
 		log_probe(a, s->probe.used_s, s->probe.dirtied, NULL);
 	}
-	a->probe_s = 0;
+	a->probe.running_s = 0;
 }
 
 /* --- what to do ----------------------------------------------------------- */
@@ -744,11 +762,11 @@ static void begin(struct assist *a)
 	set_throttle(a, 0, 0);
 	policy_init(&a->policy, &a->settings);
 	a->decision = a->policy.decision;
-	a->parameters_ns = 0;
+	a->parameters.due_ns = 0;
 	a->sample.downtime_s = DOWNTIME_S;
-	a->switchover_bandwidth = 0;
-	a->probe_mode = "dirty-bitmap";
-	a->probe_s = 0;
+	a->parameters.bandwidth = 0;
+	a->probe.mode = "dirty-bitmap";
+	a->probe.running_s = 0;
 	a->force = (struct assist_force) {
 		.held_s = a->force.held_s,
 		.since_s = a->sample.time_s,
@@ -756,9 +774,9 @@ static void begin(struct assist *a)
 	a->said = (struct assist_said) { 0 };
 	log_start(a);
 	a->owner->began(a);
-	if (a->auto_converge)
+	if (a->capabilities.auto_converge)
 		say(a, "QEMU's own auto-converge is on: it will throttle too, by steps. Better leave it off.");
-	if (a->dirty_limit)
+	if (a->capabilities.dirty_limit)
 		say(a, "QEMU's own dirty-limit is on: it will throttle too, by its dirty ring. Better leave it off.");
 }
 
@@ -772,7 +790,7 @@ static void events_answered(void *context, enum qmp_result result,
 
 	if (!is_answer(a, result, answer))
 		return;
-	a->events = result == QMP_OK;
+	a->capabilities.events = result == QMP_OK;
 	advance(a);
 }
 
@@ -796,14 +814,14 @@ static void capabilities_answered(void *context, enum qmp_result result,
 
 	if (!is_answer(a, result, answer))
 		return;
-	a->known = true;
-	a->events = result == QMP_OK && is_on(answer, "events");
-	a->auto_converge = result == QMP_OK && is_on(answer, "auto-converge");
-	a->dirty_limit = result == QMP_OK && is_on(answer, "dirty-limit");
+	a->capabilities.known = true;
+	a->capabilities.events = result == QMP_OK && is_on(answer, "events");
+	a->capabilities.auto_converge = result == QMP_OK && is_on(answer, "auto-converge");
+	a->capabilities.dirty_limit = result == QMP_OK && is_on(answer, "dirty-limit");
 	if (a->number != a->migration.number)
 		begin(a);
 	a->number = a->migration.number;
-	if (a->want_events && !a->events && a->migration.phase == MIGRATION_WAITING)
+	if (a->want_events && !a->capabilities.events && a->migration.phase == MIGRATION_WAITING)
 		ask_for_events(a);
 	else
 		advance(a);
@@ -820,8 +838,8 @@ static void parameters_answered(void *context, enum qmp_result result,
 	if (result == QMP_OK && isfinite(downtime_ms))
 		a->sample.downtime_s = downtime_ms / 1e3;
 	if (result == QMP_OK)
-		a->switchover_bandwidth = number_or_0(answer, "avail-switchover-bandwidth");
-	a->parameters_ns = now_ns() + PARAMETERS_NS;
+		a->parameters.bandwidth = number_or_0(answer, "avail-switchover-bandwidth");
+	a->parameters.due_ns = now_ns() + PARAMETERS_NS;
 	advance(a);
 }
 
@@ -834,7 +852,7 @@ static void probe_answered(void *context, enum qmp_result result, struct json_ob
 	if (result == QMP_OK)
 		take_probe(a, answer);
 	else
-		a->probe_s = 0;
+		a->probe.running_s = 0;
 	decide(a);
 	a->has_sample = false;
 	advance(a);
@@ -845,17 +863,17 @@ static void advance(struct assist *a)
 {
 	bool precopy = a->migration.phase == MIGRATION_PRECOPY;
 
-	if (!a->qmp)
+	if (a->monitor.state != ASSIST_READY)
 		return;
-	if (!a->known || (precopy && a->number != a->migration.number)) {
+	if (!a->capabilities.known || (precopy && a->number != a->migration.number)) {
 		ask(a, "query-migrate-capabilities", NULL, capabilities_answered);
 		return;
 	}
-	if (precopy && a->has_sample && now_ns() >= a->parameters_ns) {
+	if (precopy && a->has_sample && now_ns() >= a->parameters.due_ns) {
 		ask(a, "query-migrate-parameters", NULL, parameters_answered);
 		return;
 	}
-	if (precopy && a->has_sample && a->probe_s) {
+	if (precopy && a->has_sample && a->probe.running_s) {
 		ask(a, "query-dirty-rate", NULL, probe_answered);
 		return;
 	}
@@ -863,7 +881,7 @@ static void advance(struct assist *a)
 		decide(a);
 	a->has_sample = false;
 	a->owner->looked(a);
-	if (precopy && a->probe_mode && !a->probe_s && a->decision.probe_s > 0)
+	if (precopy && a->probe.mode && !a->probe.running_s && a->decision.probe_s > 0)
 		start_probe(a);
 	else
 		schedule(a);
@@ -888,7 +906,7 @@ static void take_sample(struct assist *a, struct json_object *info)
 	s->syncs = number_or_0(ram, "dirty-sync-count");
 	s->remaining = number(ram, "remaining");
 	s->sent = pages * page_size;
-	s->bandwidth = a->switchover_bandwidth ?: number_or_0(ram, "mbps") * 1e6 / 8;
+	s->bandwidth = a->parameters.bandwidth ?: number_or_0(ram, "mbps") * 1e6 / 8;
 	s->other = fmin(number_or_0(info, "cpu-throttle-percentage"), 99) / 100;
 	s->probe = (struct policy_point) { 0 };
 }
@@ -924,22 +942,22 @@ static void look(void *context)
 {
 	struct assist *a = context;
 
-	if (!a->ready)
+	if (a->monitor.state != ASSIST_READY)
 		return;
-	if (!qmp_asked_ns(a->qmp)) {
+	if (!qmp_asked_ns(a->monitor.qmp)) {
 		ask(a, "query-migrate", NULL, migration_answered);
 		return;
 	}
-	if (!a->silent_ns)
-		a->silent_ns = qmp_asked_ns(a->qmp);
-	migration_silence(&a->migration, (double)(now_ns() - a->silent_ns) / NSEC_PER_SEC);
-	if (a->migration.silent && !a->unreached) {
-		a->unreached = true;
+	if (!a->monitor.since_ns)
+		a->monitor.since_ns = qmp_asked_ns(a->monitor.qmp);
+	migration_silence(&a->migration, silent_s(a));
+	if (a->migration.silent && !a->monitor.told) {
+		a->monitor.told = true;
 		say(a, "%s (process %d) doesn't answer: its guest is not throttled until it does.",
 		    a->vm.name, a->vm.pid);
 	}
 	if (follow_phase(a))
-		loop_start(a->loop, &a->timer, now_ns() + WAIT_NS);
+		loop_start(a->loop, &a->timers.look, now_ns() + WAIT_NS);
 }
 
 static enum migration_reason reason_of(struct json_object *data)
@@ -965,23 +983,20 @@ static void event_came(void *context, const char *event, struct json_object *dat
 	}
 	migration_event(&a->migration, event);
 	for (size_t i = 0; i < sizeof(telling) / sizeof(*telling); i++) {
-		if (!strcmp(event, telling[i]) && !qmp_asked_ns(a->qmp))
-			loop_start(a->loop, &a->timer, now_ns());
+		if (!strcmp(event, telling[i]) && !qmp_asked_ns(a->monitor.qmp))
+			loop_start(a->loop, &a->timers.look, now_ns());
 	}
 }
 
 static void is_ready(void *context)
 {
 	struct assist *a = context;
+	bool first = a->monitor.state == ASSIST_GREETING;
 
-	a->ready = true;
-	a->closed_ns = 0;
-	a->silent_ns = 0;
-	loop_stop(a->loop, &a->gone_timer);
-	if (!a->was_ready) {
-		a->was_ready = true;
+	set_state(a, ASSIST_READY);
+	loop_stop(a->loop, &a->timers.gone);
+	if (first)
 		a->owner->ready(a);
-	}
 	look(a);
 }
 
@@ -1003,8 +1018,8 @@ void assist_init(struct assist *a, struct loop *loop, const struct assist_owner 
 		.settings = *settings,
 		.pidfd = { .fd = -1, .events = POLLIN, .ready = process_ended, .context = a },
 		.throttle = { .fd = -1, .ready = vm_is_gone, .context = a },
-		.timer = { .due_ns = LOOP_NEVER, .due = look, .context = a },
-		.gone_timer = { .due_ns = LOOP_NEVER, .due = check_gone, .context = a },
+		.timers.look = { .due_ns = LOOP_NEVER, .due = look, .context = a },
+		.timers.gone = { .due_ns = LOOP_NEVER, .due = check_gone, .context = a },
 	};
 	migration_init(&a->migration);
 }
@@ -1059,7 +1074,8 @@ void assist_connect(struct assist *a, int fd)
 		.context = a,
 	};
 
-	a->qmp = qmp_open(a->loop, fd, &handlers);
+	a->monitor.qmp = qmp_open(a->loop, fd, &handlers);
+	set_state(a, a->monitor.state == ASSIST_CLOSED ? ASSIST_RETURNING : ASSIST_GREETING);
 }
 
 /**
@@ -1070,7 +1086,7 @@ void assist_next(struct assist *a)
 {
 	close_throttle(a);
 	migration_next(&a->migration);
-	a->known = false;
+	a->capabilities.known = false;
 	schedule(a);
 }
 
@@ -1081,8 +1097,8 @@ void assist_next(struct assist *a)
 void assist_end(struct assist *a)
 {
 	close_throttle(a);
-	loop_stop(a->loop, &a->timer);
-	loop_stop(a->loop, &a->gone_timer);
+	loop_stop(a->loop, &a->timers.look);
+	loop_stop(a->loop, &a->timers.gone);
 	assist_disconnect(a);
 	if (a->pidfd.fd >= 0) {
 		loop_remove(a->loop, &a->pidfd);

@@ -84,6 +84,92 @@ struct assist_said {
 	bool unmet;
 };
 
+/*
+ * How far the VM's monitor is:
+ *
+ *              connected            greeted          closed
+ *   NO_MONITOR ---------> GREETING ---------> READY ---------> CLOSED <----+
+ *        ^                   |                  ^                | another |
+ *        |            closed |                  |        greeted v         | closed
+ *        +-------------------+                  +------------ RETURNING ---+
+ *
+ * assist_disconnect() leads to NO_MONITOR from each in which there is one.
+ */
+enum assist_state {
+	ASSIST_NO_MONITOR,
+	/* It has not said that it is one. */
+	ASSIST_GREETING,
+	/* It can be asked. */
+	ASSIST_READY,
+	/* It could be asked, and can't be reached now. */
+	ASSIST_CLOSED,
+	/* The same, and one in its place has not greeted yet. */
+	ASSIST_RETURNING,
+};
+
+/**
+ * struct assist_monitor - the VM's monitor
+ * @state: how far it is
+ * @qmp: the connection; NULL without one
+ * @since_ns: since when there has been no answer, or no monitor that could be asked; 0 if
+ *	there is one
+ * @told: it has been said that there is no answer
+ */
+struct assist_monitor {
+	enum assist_state state;
+	struct qmp *qmp;
+	uint64_t since_ns;
+	bool told;
+};
+
+/**
+ * struct assist_timers - what is waited for
+ * @look: when to look again
+ * @gone: when to wait no longer for why QEMU has gone, or for its monitor
+ */
+struct assist_timers {
+	struct loop_timer look;
+	struct loop_timer gone;
+};
+
+/**
+ * struct assist_capabilities - what a QEMU can do, and has been told to
+ * @known: it has been asked
+ * @events: it says by itself when the state of a migration changes
+ * @auto_converge: it throttles too
+ * @dirty_limit: it does so by its dirty ring
+ */
+struct assist_capabilities {
+	bool known;
+	bool events;
+	bool auto_converge;
+	bool dirty_limit;
+};
+
+/**
+ * struct assist_parameters - what the user may change while a migration runs
+ * @due_ns: when to ask for them again
+ * @bandwidth: what QEMU has been told to expect of the switch-over, 0 if nothing
+ */
+struct assist_parameters {
+	uint64_t due_ns;
+	double bandwidth;
+};
+
+/**
+ * struct assist_probe - how QEMU counts dirty pages for the policy
+ * @mode: by what; NULL if it can't
+ * @asked_s: the length of the probe that was asked for
+ * @running_s: the length of the one that is running, 0 if none is
+ * @syncs: dirty-sync-count when it began
+ */
+struct assist_probe {
+	const char *mode;
+	double asked_s;
+	double running_s;
+	uint64_t syncs;
+};
+
 /**
  * struct assist - a VM that is helped
  * @loop: what waits
@@ -93,35 +179,22 @@ struct assist_said {
  * @frugal: ask no more often than is needed, as there are many
  * @want_events: have QEMU say by itself when a migration's state changes
  * @vm: QEMU's process
- * @qmp: its monitor, NULL if there is none now
- * @ready: it can be asked
- * @was_ready: it could be
- * @pidfd: of QEMU's process
+ * @pidfd: of that
  * @throttle: the throttle fd; -1 if there is none
  * @vm_gone: there is no VM any more
- * @timer: when to look again
- * @gone_timer: when to wait no longer for why QEMU has gone, or for its monitor
- * @silent_ns: since when there has been no answer, 0 if there is
- * @closed_ns: since when there is no monitor, 0 if there is one
- * @unreached: it has been said that there is none
+ * @monitor: where QEMU is asked
+ * @timers: when to look
+ * @capabilities: what QEMU can do
+ * @parameters: what it has been told
  * @migration: where the migration is
  * @number: which one @policy is about
- * @known: what it has been asked of its capabilities
- * @events: QEMU says by itself when the state of a migration changes
- * @auto_converge: QEMU throttles too
- * @dirty_limit: it does so by its dirty ring
  * @policy: what to do about it
  * @sample: what is known of it
  * @has_sample: that is of the last look
  * @decision: what has been decided last
  * @force: how the guest is throttled
- * @switchover_bandwidth: what QEMU has been told to expect, 0 if nothing
- * @parameters_ns: when to ask for parameters again
+ * @probe: what has QEMU count dirty pages
  * @said: what has been said
- * @probe_mode: how to have QEMU count dirty pages; NULL if it can't
- * @asked_s: the length of the probe that was asked for
- * @probe_s: the length of the probe that is running, 0 if none is
- * @probe_syncs: dirty-sync-count when it began
  */
 struct assist {
 	struct loop *loop;
@@ -131,36 +204,45 @@ struct assist {
 	bool frugal;
 	bool want_events;
 	struct process vm;
-	struct qmp *qmp;
-	bool ready;
-	bool was_ready;
 	struct loop_watch pidfd;
 	struct loop_watch throttle;
 	bool vm_gone;
-	struct loop_timer timer;
-	struct loop_timer gone_timer;
-	uint64_t silent_ns;
-	uint64_t closed_ns;
-	bool unreached;
+	struct assist_monitor monitor;
+	struct assist_timers timers;
+	struct assist_capabilities capabilities;
+	struct assist_parameters parameters;
 	struct migration migration;
 	unsigned int number;
-	bool known;
-	bool events;
-	bool auto_converge;
-	bool dirty_limit;
 	struct policy policy;
 	struct policy_sample sample;
 	bool has_sample;
 	struct policy_decision decision;
 	struct assist_force force;
-	double switchover_bandwidth;
-	uint64_t parameters_ns;
+	struct assist_probe probe;
 	struct assist_said said;
-	const char *probe_mode;
-	double asked_s;
-	double probe_s;
-	uint64_t probe_syncs;
 };
+
+/**
+ * assist_is_connected() - is there a connection to the VM's monitor?
+ * @a: the VM
+ *
+ * Return: true if there is one, though it need not have greeted.
+ */
+static inline bool assist_is_connected(const struct assist *a)
+{
+	return a->monitor.state != ASSIST_NO_MONITOR && a->monitor.state != ASSIST_CLOSED;
+}
+
+/**
+ * assist_was_ready() - could the VM's monitor ever be asked?
+ * @a: the VM, whose monitor was not left
+ *
+ * Return: true if it could.
+ */
+static inline bool assist_was_ready(const struct assist *a)
+{
+	return a->monitor.state >= ASSIST_READY;
+}
 
 void assist_init(struct assist *a, struct loop *loop, const struct assist_owner *owner,
 		 void *context, const struct policy_settings *settings);

@@ -272,7 +272,6 @@ static void say(struct assist *a, const char *text)
 static void write_event(struct assist *a, struct json_object *json)
 {
 	struct converge *c = a->context;
-
 	struct json_object *event;
 
 	if (!c->log) {
@@ -458,7 +457,7 @@ static void ready(struct assist *a)
 	int status;
 
 	if (a->pidfd.fd < 0) {
-		pid_t pid = proc_of_monitor(qmp_fd(a->qmp), c->o->qmp);
+		pid_t pid = proc_of_monitor(qmp_fd(a->monitor.qmp), c->o->qmp);
 
 		if (!pid)
 			errx(EXIT_FAILURE, "which process is the QEMU of %s? Give it with --pid",
@@ -500,7 +499,7 @@ static void domain_found(void *context, const struct libvirt_domain *domain)
 
 	loop_stop(&c->loop, &c->libvirt_timer);
 	/* Again: libvirtd was restarted. */
-	if (c->a.qmp) {
+	if (assist_is_connected(&c->a)) {
 		close(domain->fd);
 		return;
 	}
@@ -516,9 +515,10 @@ static void domain_found(void *context, const struct libvirt_domain *domain)
 static void libvirt_failed(void *context, const char *why)
 {
 	struct converge *c = context;
+	int status = assist_was_ready(&c->a) ? EXIT_MONITOR : EXIT_FAILURE;
 
 	assist_end(&c->a);
-	errx(c->a.was_ready ? EXIT_MONITOR : EXIT_FAILURE, "%s", why);
+	errx(status, "%s", why);
 }
 
 static void libvirt_is_late(void *context)

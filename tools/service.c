@@ -185,7 +185,7 @@ static void write_metrics(void *context)
 	if (!s->rules.prometheus)
 		return;
 	for (struct vm *vm = s->vms; vm; vm = vm->next) {
-		if (vm->dead || !vm->known || !vm->a.qmp)
+		if (vm->dead || !vm->known || !assist_is_connected(&vm->a))
 			continue;
 		list = reallocarray(list, nr + 1, sizeof(*list));
 		if (!list)
@@ -317,7 +317,7 @@ static int find_vm(struct vm *vm, bool greeted)
 	/* Without, /proc says nothing of processes that are there. */
 	if (!has_files())
 		return -errno;
-	pid = proc_of_monitor(qmp_fd(vm->a.qmp), vm->path);
+	pid = proc_of_monitor(qmp_fd(vm->a.monitor.qmp), vm->path);
 	if (!greeted && !proc_has_vm(pid))
 		return -EAGAIN;
 	process = proc_of_thread(pid);
@@ -415,7 +415,7 @@ static void ended(struct assist *a)
 		tell_end(vm);
 	vm->migrates = false;
 	metrics_changed(vm->s);
-	if (a->qmp && !a->vm_gone) {
+	if (assist_is_connected(a) && !a->vm_gone) {
 		assist_next(a);
 		return;
 	}
@@ -519,7 +519,7 @@ static void add_socket(struct service *s, const char *name)
 		err(EXIT_FAILURE, "socket");
 	vm = find_socket(s, path);
 	/* The QEMU that had it has ended, though nobody has looked yet. */
-	if (vm && (vm->known ? !proc_of_thread(vm->a.vm.pid).pid : !vm->a.qmp)) {
+	if (vm && (vm->known ? !proc_of_thread(vm->a.vm.pid).pid : !assist_is_connected(&vm->a))) {
 		drop(vm);
 		vm = NULL;
 	}
@@ -614,7 +614,7 @@ static void domain_found(void *context, const struct libvirt_domain *domain)
 
 	*s->libvirt_why = '\0';
 	/* A domain of another host, or one that is known. */
-	if (!process.pid || (vm && vm->a.qmp)) {
+	if (!process.pid || (vm && assist_is_connected(&vm->a))) {
 		close(domain->fd);
 		return;
 	}
@@ -698,12 +698,12 @@ static bool apply_rules_to(struct vm *vm, bool elsewhere)
 	if (!vm->known)
 		return true;
 	choice = rules_for(&vm->s->rules, vm->name);
-	if (choice.off && vm->a.qmp) {
+	if (choice.off && assist_is_connected(&vm->a)) {
 		tell(vm->s, JOURNAL_INFO, vm, NULL, "it is left alone from now on");
 		return false;
 	}
 	/* Its monitor is connected to as if it had just appeared. */
-	if (!choice.off && !vm->a.qmp)
+	if (!choice.off && !assist_is_connected(&vm->a))
 		return vm->retry.due_ns != LOOP_NEVER;
 	vm->a.settings = choice.policy;
 	return true;
