@@ -3,32 +3,23 @@
  * Makes the migrations of one VM finish: asks its QEMU, throttles its guest.
  *
  * migration.c says where a migration is, and policy.c what to do.  This file stands
- * between them, QEMU and the module.  Nothing here waits.  Each answer of QEMU's leads to
- * the next question (advance()), until the policy knows all that it needs.  Then a timer
- * leads to the next look.
+ * between them and QEMU; assist-throttle.c stands before the module, and assist-log.c
+ * says what happens.  Nothing here waits.  Each answer of QEMU's leads to the next
+ * question (advance()), until the policy knows all that it needs.  Then a timer leads to
+ * the next look.
  *
  * A guest that is stopped dirties nothing.  So the throttle ends as soon as the guest is
  * stopped for the switch-over, however the migration ends.
  */
-#include <err.h>
-#include <errno.h>
 #include <math.h>
 #include <poll.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <linux/kvm_throttle.h>
-
 #include "assist.h"
+#include "assist-parts.h"
 #include "attach.h"
 #include "command.h"
-#include "throttle.h"
-#include "view.h"
 
 #define MIB		(1024.0 * 1024)
 
@@ -45,9 +36,6 @@
 
 /* How often to ask for what the user may change meanwhile. */
 #define PARAMETERS_NS	NSEC_PER_SEC
-
-/* How long QEMU's end, or libvirt, may take to say why it came. */
-#define REASON_NS	(300 * NSEC_PER_MSEC)
 
 /* How long a monitor may be closed that has a socket of its own. */
 #define CLOSED_S	2
@@ -101,375 +89,6 @@ static bool is_on(struct json_object *capabilities, const char *name)
 	return false;
 }
 
-/* --- the log -------------------------------------------------------------- */
-
-/**
- * assist_add_number() - add a number to a JSON object
- * @json: the object
- * @name: its name there
- * @value: the number; what isn't finite becomes null
- * @places: how many decimals
- */
-void assist_add_number(struct json_object *json, const char *name, double value, int places)
-{
-	char text[64];
-
-	snprintf(text, sizeof(text), "%.*f", places, value);
-	json_object_object_add(json, name, isfinite(value) ?
-			       json_object_new_double_s(value, text) : NULL);
-}
-
-/**
- * assist_add_string() - add a string to a JSON object
- * @json: the object
- * @name: its name there
- * @text: the string, or NULL, which becomes null
- */
-void assist_add_string(struct json_object *json, const char *name, const char *text)
-{
-	json_object_object_add(json, name, text ? json_object_new_string(text) : NULL);
-}
-
-static void add_boolean(struct json_object *json, const char *name, bool value)
-{
-	json_object_object_add(json, name, json_object_new_boolean(value));
-}
-
-/* Pages a second; null if any number. */
-static void add_pages(struct json_object *json, const char *name, uint64_t rate)
-{
-	json_object_object_add(json, name, rate ? json_object_new_uint64(rate) : NULL);
-}
-
-/**
- * assist_event() - begin with a line of the log
- * @a: the VM
- * @event: what has happened
- *
- * Return: a new object.
- */
-struct json_object *assist_event(const struct assist *a, const char *event)
-{
-	struct json_object *json = json_object_new_object();
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	assist_add_string(json, "event", event);
-	assist_add_number(json, "unix_time", now.tv_sec + now.tv_nsec / 1e9, 3);
-	assist_add_number(json, "migration_s", a->sample.time_s, 3);
-	return json;
-}
-
-static void log_start(struct assist *a)
-{
-	struct json_object *json = assist_event(a, "start");
-
-	json_object_object_add(json, "vm", view_json_process(&a->vm));
-	assist_add_number(json, "max_percent", a->settings.max_x100 / 100.0, 2);
-	assist_add_number(json, "time_limit_s", a->settings.time_limit_s ?: NAN, 3);
-	add_boolean(json, "auto_converge", a->capabilities.auto_converge);
-	add_boolean(json, "dirty_limit", a->capabilities.dirty_limit);
-	a->owner->log(a, json);
-}
-
-static void log_decision(struct assist *a)
-{
-	static const char * const reasons[] = {
-		[POLICY_WATCHING] = "watching",
-		[POLICY_CONVERGES] = "converges",
-		[POLICY_STUCK] = "stuck",
-		[POLICY_SLOW] = "slow",
-		[POLICY_USELESS] = "useless",
-	};
-	struct json_object *json = assist_event(a, "iteration");
-	const struct policy_sample *s = &a->sample;
-
-	assist_add_number(json, "percent", a->force.percent_x100 / 100.0, 2);
-	add_pages(json, "rate_limit", a->force.rate);
-	assist_add_string(json, "reason", reasons[a->decision.reason]);
-	json_object_object_add(json, "syncs", json_object_new_int64(s->syncs));
-	assist_add_number(json, "remaining", s->remaining, 0);
-	assist_add_number(json, "sent", s->sent, 0);
-	assist_add_number(json, "bandwidth", s->bandwidth, 0);
-	assist_add_number(json, "dirty_rate", a->decision.dirty_rate, 0);
-	assist_add_number(json, "left_s", a->decision.left_s, 3);
-	add_boolean(json, "promised", a->decision.promised);
-	assist_add_number(json, "qemu_percent", 100 * s->other, 2);
-	a->owner->log(a, json);
-}
-
-/* @error is NULL, or why there is no result. */
-static void log_probe(struct assist *a, double seconds, double dirtied, const char *error)
-{
-	struct json_object *json = assist_event(a, "probe");
-
-	assist_add_number(json, "seconds", seconds, 3);
-	assist_add_number(json, "dirtied", error ? NAN : dirtied, 0);
-	assist_add_string(json, "error", error);
-	a->owner->log(a, json);
-}
-
-static void say(struct assist *a, const char *format, ...)
-{
-	char *text;
-	va_list args;
-
-	va_start(args, format);
-	text = format_text(format, args);
-	va_end(args);
-	clean_text(text);
-	a->owner->say(a, text);
-	free(text);
-}
-
-/* Say what is said once, and log it as @event. */
-static bool say_once(struct assist *a, bool *said, const char *event)
-{
-	if (*said)
-		return false;
-	*said = true;
-	a->owner->log(a, assist_event(a, event));
-	return true;
-}
-
-/**
- * assist_end_of() - how did the migration end?
- * @a: the VM
- *
- * Return: how.
- */
-const struct assist_end *assist_end_of(const struct assist *a)
-{
-	static const struct assist_end ends[] = {
-		[MIGRATION_COMPLETED] = { "completed", "The migration has completed" },
-		[MIGRATION_POSTCOPY] = { "postcopy", "The migration goes on in postcopy" },
-		[MIGRATION_FAILED] = { "failed", "The migration has failed" },
-		[MIGRATION_CANCELLED] = { "cancelled", "The migration was cancelled" },
-		[MIGRATION_GONE] = { "gone", "QEMU has ended" },
-		[MIGRATION_LOST] = { "lost", "QEMU's monitor can't be reached any more" },
-	};
-
-	return &ends[a->migration.phase];
-}
-
-/**
- * assist_log_end() - log the end of a migration
- * @a: the VM
- * @end: how it ended
- */
-void assist_log_end(struct assist *a, const struct assist_end *end)
-{
-	struct json_object *json = assist_event(a, "end");
-
-	assist_add_string(json, "end", end->name);
-	assist_add_string(json, "error", a->migration.phase == MIGRATION_FAILED ?
-			  a->migration.why : NULL);
-	assist_add_number(json, "highest_percent", a->force.highest_x100 / 100.0, 2);
-	add_pages(json, "lowest_rate_limit", a->force.lowest_rate);
-	assist_add_number(json, "lost_s", a->force.lost_s, 3);
-	assist_add_number(json, "unhelped_s", a->decision.unhelped_s, 3);
-	a->owner->log(a, json);
-}
-
-/**
- * assist_has_throttled() - was the guest throttled in this migration?
- * @a: the VM
- *
- * Return: true if it was.
- */
-bool assist_has_throttled(const struct assist *a)
-{
-	return a->force.highest_x100 || a->force.lowest_rate;
-}
-
-/* How the guest was throttled at most: first by the rate, if by a percentage too. */
-static void describe(char *text, size_t size, const struct assist_force *f)
-{
-	char rate[VIEW_LIMITS_SIZE] = "";
-
-	if (f->lowest_rate)
-		view_limits(rate, sizeof(rate), 0, f->lowest_rate);
-	if (f->highest_x100)
-		snprintf(text, size, "%s%sby up to %.2f %%", rate, *rate ? ", then " : "",
-			 f->highest_x100 / 100.0);
-	else
-		snprintf(text, size, "%s", rate);
-}
-
-/**
- * assist_sum_up() - say what came of a migration
- * @a: the VM
- * @end: how it ended
- *
- * Return: a sentence, to be freed.
- */
-char *assist_sum_up(const struct assist *a, const struct assist_end *end)
-{
-	bool failed = a->migration.phase == MIGRATION_FAILED && *a->migration.why;
-	char guest[192] = "; the guest was not throttled", how[128], *text;
-
-	if (assist_has_throttled(a)) {
-		describe(how, sizeof(how), &a->force);
-		snprintf(guest, sizeof(guest),
-			 "; the guest was throttled %s, and lost %.1f s of its time", how,
-			 a->force.lost_s);
-	}
-	if (asprintf(&text, "%s after %.1f s%s%s%s.", end->text, a->sample.time_s,
-		     failed ? ": " : "", failed ? a->migration.why : "", guest) < 0)
-		err(EXIT_FAILURE, "message");
-	clean_text(text);
-	return text;
-}
-
-/* --- the throttle --------------------------------------------------------- */
-
-static double page_size(void)
-{
-	return sysconf(_SC_PAGESIZE);
-}
-
-/* What the vCPUs have dirtied while the rate was limited, and have slept for that. */
-static void read_vcpus(struct assist *a)
-{
-	struct policy_vcpus *vcpus = &a->sample.vcpus;
-	struct throttle t = { .nr_vcpus = 0 };
-	double dirtied = 0, held_s = 0;
-
-	if (throttle_read(a->throttle.fd, &t))
-		return;
-	for (uint32_t i = 0; i < t.nr_vcpus; i++) {
-		dirtied += t.vcpus[i].dirtied;
-		held_s += (double)t.vcpus[i].dirty_held_ns / NSEC_PER_SEC / t.nr_vcpus;
-	}
-	vcpus->lowest = page_size() * KVM_THROTTLE_DIRTY_RATE_MIN * t.nr_vcpus;
-	vcpus->dirtied = page_size() * dirtied;
-	a->force.lost_s += held_s - a->force.held_s;
-	a->force.held_s = held_s;
-	throttle_free(&t);
-}
-
-/* QEMU's own throttle takes its share of what ours leaves. */
-static void account(struct assist *a)
-{
-	struct assist_force *f = &a->force;
-
-	f->lost_s += (a->sample.time_s - f->since_s) * f->percent_x100 / 10000.0;
-	f->since_s = a->sample.time_s;
-	a->sample.vcpus.usable = f->usable;
-	if (f->usable && a->throttle.fd >= 0)
-		read_vcpus(a);
-}
-
-static void close_throttle(struct assist *a)
-{
-	if (a->throttle.fd < 0)
-		return;
-	account(a);
-	loop_remove(a->loop, &a->throttle);
-	close(a->throttle.fd);
-	a->throttle.fd = -1;
-	a->force.percent_x100 = 0;
-	a->force.rate = 0;
-	/* The next throttle counts anew. */
-	a->force.held_s = 0;
-	a->force.usable = false;
-}
-
-/* The VM is not there any more: QEMU is ending, or has. */
-static void vm_is_gone(void *context, short revents)
-{
-	struct assist *a = context;
-
-	(void)revents;
-	close_throttle(a);
-	a->vm_gone = true;
-	if (a->timers.gone.due_ns == LOOP_NEVER)
-		loop_start(a->loop, &a->timers.gone, now_ns() + REASON_NS);
-}
-
-/* All throttling is begun and ended here.  Returns 0, or the number of an error. */
-static int put_in_force(struct assist *a, uint32_t percent_x100, uint64_t rate)
-{
-	struct kvm_throttle set = { .percent_x100 = percent_x100, .dirty_rate = rate };
-
-	if (ioctl(a->throttle.fd, KVM_SET_THROTTLE, &set))
-		return errno;
-	a->force.percent_x100 = percent_x100;
-	a->force.rate = rate;
-	return 0;
-}
-
-/* The rate can't be limited: say why, and by what the guest will be throttled then. */
-static void do_without_rate(struct assist *a, const char *why)
-{
-	char text[256];
-
-	a->force.usable = false;
-	snprintf(text, sizeof(text), a->settings.by == POLICY_BY_RATE ?
-		 "It isn't throttled: %s." : "If it must be throttled, a percentage of its time is taken; its writes can't be limited: %s.",
-		 why);
-	a->owner->chose(a, false, text);
-}
-
-/* Returns NULL, or why the rate at which the vCPUs dirty memory can't be limited. */
-static const char *why_no_rate(struct assist *a)
-{
-	/* The highest one limits nothing. */
-	int error = put_in_force(a, 0, KVM_THROTTLE_DIRTY_RATE_MAX);
-	struct throttle t = { .nr_vcpus = 0 };
-
-	if (error)
-		return throttle_no_rate(error) ?: strerror(error);
-	put_in_force(a, 0, 0);
-	if (!throttle_read(a->throttle.fd, &t))
-		throttle_free(&t);
-	return t.logged_pages ? NULL : "KVM doesn't log what it dirties";
-}
-
-/* Find out once in each migration by what the guest will be throttled. */
-static void choose_means(struct assist *a)
-{
-	const char *why;
-
-	a->force.tried = true;
-	if (a->settings.by == POLICY_BY_PERCENT || a->throttle.fd < 0)
-		return;
-	why = why_no_rate(a);
-	a->force.usable = !why;
-	if (why)
-		do_without_rate(a, why);
-	else
-		a->owner->chose(a, true,
-				"If it must be throttled, its writes to memory are limited.");
-}
-
-/* @limit is in bytes per second, 0 for none. */
-static void set_throttle(struct assist *a, uint32_t percent_x100, double limit)
-{
-	uint64_t rate = fmin(ceil(limit / page_size()), KVM_THROTTLE_DIRTY_RATE_MAX);
-	struct assist_force *f = &a->force;
-	const char *why;
-	int error;
-
-	if ((percent_x100 == f->percent_x100 && rate == f->rate) || a->throttle.fd < 0)
-		return;
-	account(a);
-	error = put_in_force(a, percent_x100, rate);
-	why = rate ? throttle_no_rate(error) : NULL;
-	if (error && why) {
-		do_without_rate(a, why);
-	} else if (error) {
-		if (error != ESRCH)
-			say(a, "The throttle can't be set: %s.", strerror(error));
-		vm_is_gone(a, 0);
-		return;
-	}
-	if (f->percent_x100 > f->highest_x100)
-		f->highest_x100 = f->percent_x100;
-	if (f->rate && (f->rate < f->lowest_rate || !f->lowest_rate))
-		f->lowest_rate = f->rate;
-}
-
 /* --- the monitor's state -------------------------------------------------- */
 
 /* It changes here only. */
@@ -510,10 +129,10 @@ void assist_disconnect(struct assist *a)
 static bool follow_phase(struct assist *a)
 {
 	if (!migration_may_throttle(&a->migration))
-		set_throttle(a, 0, 0);
+		assist_set_throttle(a, 0, 0);
 	if (!migration_has_ended(&a->migration))
 		return true;
-	account(a);
+	assist_account(a);
 	a->probe.running_s = 0;
 	loop_stop(a->loop, &a->timers.look);
 	loop_stop(a->loop, &a->timers.gone);
@@ -530,12 +149,12 @@ static void process_ended(void *context, short revents)
 	close(a->pidfd.fd);
 	a->pidfd.fd = -1;
 	a->vm_gone = true;
-	close_throttle(a);
+	assist_close_throttle(a);
 	/* What it has still said before is read first. */
 	if (!assist_is_connected(a))
 		check_gone(a);
 	else
-		loop_start(a->loop, &a->timers.gone, now_ns() + REASON_NS);
+		loop_start(a->loop, &a->timers.gone, now_ns() + ASSIST_REASON_NS);
 }
 
 static bool try_reconnect(struct assist *a)
@@ -577,7 +196,7 @@ static void was_closed(void *context, const char *why)
 	}
 	set_state(a, ASSIST_CLOSED);
 	if (why)
-		say(a, "%s (process %d): %s.", a->vm.name, a->vm.pid, why);
+		assist_say(a, "%s (process %d): %s.", a->vm.name, a->vm.pid, why);
 	a->migration.silent = true;
 	loop_stop(a->loop, &a->timers.look);
 	if (!follow_phase(a))
@@ -631,7 +250,7 @@ static void ask(struct assist *a, const char *command, struct json_object *argum
 static void unreached(struct assist *a, struct json_object *error)
 {
 	if (!a->monitor.told)
-		say(a, "%s (process %d) can't be asked: %s; trying again.", a->vm.name,
+		assist_say(a, "%s (process %d) can't be asked: %s; trying again.", a->vm.name,
 		    a->vm.pid, qmp_error(error));
 	a->monitor.told = true;
 	migration_silence(&a->migration, silent_s(a));
@@ -664,7 +283,7 @@ static void calc_answered(void *context, enum qmp_result result, struct json_obj
 		a->probe.running_s = a->probe.asked_s;
 		a->probe.syncs = a->sample.syncs;
 	} else {
-		log_probe(a, a->probe.asked_s, 0, error);
+		assist_log_probe(a, a->probe.asked_s, 0, error);
 		/* Another mode is in use, or QEMU is older than 8.2. */
 		if (strstr(error, "is not enabled") && !strcmp(a->probe.mode, "dirty-bitmap"))
 			a->probe.mode = "dirty-ring";
@@ -701,65 +320,38 @@ static void take_probe(struct assist *a, struct json_object *answer)
 	if (!status || !strcmp(status, "measuring"))
 		return;
 	if (s->syncs != a->probe.syncs) {
-		log_probe(a, a->probe.running_s, 0, "an iteration ended meanwhile");
+		assist_log_probe(a, a->probe.running_s, 0, "an iteration ended meanwhile");
 	} else if (!strcmp(status, "measured") && isfinite(rate) && rate >= 0) {
 		s->probe.used_s = a->probe.running_s;
 		s->probe.dirtied = rate * MIB * a->probe.running_s;
 		/* It is a whole number of MiB, made of such a number. */
 		s->probe_error = MIB * (1 + a->probe.running_s);
-		log_probe(a, s->probe.used_s, s->probe.dirtied, NULL);
+		assist_log_probe(a, s->probe.used_s, s->probe.dirtied, NULL);
 	}
 	a->probe.running_s = 0;
 }
 
 /* --- what to do ----------------------------------------------------------- */
 
-static void say_what_is_wrong(struct assist *a)
-{
-	const struct policy_decision *d = &a->decision;
-	char most[48] = "with what it dirties limited";
-
-	if (!d->by_rate)
-		snprintf(most, sizeof(most), "at %.2f %%", a->settings.max_x100 / 100.0);
-	/* What is decided isn't in force. */
-	if (a->throttle.fd < 0)
-		return;
-	if (d->late && say_once(a, &a->said.late, "late"))
-		say(a, "The time limit of %.0f s can't be kept, even %s; going on.",
-		    a->settings.time_limit_s, most);
-	if (d->futile && say_once(a, &a->said.futile, "futile"))
-		say(a, "%s, so that a limit to what these dirty changes nothing. %s",
-		    d->futile == POLICY_UNSEEN ?
-		    "The module sees none of the pages that QEMU finds dirty" :
-		    "Most of this memory isn't dirtied by vCPUs (but vhost, VFIO, or device emulation?)",
-		    a->settings.by == POLICY_BY_RATE ? "Full speed again." :
-		    "Throttled by a percentage from now on.");
-	if (d->reason == POLICY_USELESS && say_once(a, &a->said.useless, "useless"))
-		say(a, "Throttling changes nothing: it isn't the vCPUs that dirty this memory (but vhost, VFIO, or device emulation?). Full speed again; let the migration have more downtime or bandwidth, or use postcopy.");
-	if (d->downtime_s > 0 && say_once(a, &a->said.unmet, "downtime"))
-		say(a, "A downtime of %.0f ms can't be met, even %s: let it be %.0f ms (downtime-limit), or use postcopy.",
-		    a->sample.downtime_s * 1e3, most, ceil(d->downtime_s * 1e3));
-}
-
 static void decide(struct assist *a)
 {
 	uint64_t syncs = a->policy.last.syncs;
 
 	if (!a->force.tried)
-		choose_means(a);
-	account(a);
+		assist_choose_means(a);
+	assist_account(a);
 	a->decision = policy_feed(&a->policy, &a->sample);
-	set_throttle(a, a->decision.percent_x100, a->decision.limit);
+	assist_set_throttle(a, a->decision.percent_x100, a->decision.limit);
 	if (a->sample.syncs != syncs || a->decision.corrected)
-		log_decision(a);
-	say_what_is_wrong(a);
+		assist_log_decision(a);
+	assist_say_what_is_wrong(a);
 }
 
 /* A migration has begun, or was found. */
 static void begin(struct assist *a)
 {
 	/* The end of the one before may have been missed. */
-	set_throttle(a, 0, 0);
+	assist_set_throttle(a, 0, 0);
 	policy_init(&a->policy, &a->settings);
 	a->decision = a->policy.decision;
 	a->parameters.due_ns = 0;
@@ -772,12 +364,12 @@ static void begin(struct assist *a)
 		.since_s = a->sample.time_s,
 	};
 	a->said = (struct assist_said) { 0 };
-	log_start(a);
+	assist_log_start(a);
 	a->owner->began(a);
 	if (a->capabilities.auto_converge)
-		say(a, "QEMU's own auto-converge is on: it will throttle too, by steps. Better leave it off.");
+		assist_say(a, "QEMU's own auto-converge is on: it will throttle too, by steps. Better leave it off.");
 	if (a->capabilities.dirty_limit)
-		say(a, "QEMU's own dirty-limit is on: it will throttle too, by its dirty ring. Better leave it off.");
+		assist_say(a, "QEMU's own dirty-limit is on: it will throttle too, by its dirty ring. Better leave it off.");
 }
 
 static void advance(struct assist *a);
@@ -801,7 +393,7 @@ static void ask_for_events(struct assist *a)
 	struct json_object *events = json_object_new_object();
 
 	assist_add_string(events, "capability", "events");
-	add_boolean(events, "state", true);
+	assist_add_boolean(events, "state", true);
 	json_object_array_add(list, events);
 	json_object_object_add(arguments, "capabilities", list);
 	ask(a, "migrate-set-capabilities", arguments, events_answered);
@@ -953,7 +545,7 @@ static void look(void *context)
 	migration_silence(&a->migration, silent_s(a));
 	if (a->migration.silent && !a->monitor.told) {
 		a->monitor.told = true;
-		say(a, "%s (process %d) doesn't answer: its guest is not throttled until it does.",
+		assist_say(a, "%s (process %d) doesn't answer: its guest is not throttled until it does.",
 		    a->vm.name, a->vm.pid);
 	}
 	if (follow_phase(a))
@@ -1017,7 +609,7 @@ void assist_init(struct assist *a, struct loop *loop, const struct assist_owner 
 		.context = context,
 		.settings = *settings,
 		.pidfd = { .fd = -1, .events = POLLIN, .ready = process_ended, .context = a },
-		.throttle = { .fd = -1, .ready = vm_is_gone, .context = a },
+		.throttle = { .fd = -1, .ready = assist_vm_is_gone, .context = a },
 		.timers.look = { .due_ns = LOOP_NEVER, .due = look, .context = a },
 		.timers.gone = { .due_ns = LOOP_NEVER, .due = check_gone, .context = a },
 	};
@@ -1084,7 +676,7 @@ void assist_connect(struct assist *a, int fd)
  */
 void assist_next(struct assist *a)
 {
-	close_throttle(a);
+	assist_close_throttle(a);
 	migration_next(&a->migration);
 	a->capabilities.known = false;
 	schedule(a);
@@ -1096,7 +688,7 @@ void assist_next(struct assist *a)
  */
 void assist_end(struct assist *a)
 {
-	close_throttle(a);
+	assist_close_throttle(a);
 	loop_stop(a->loop, &a->timers.look);
 	loop_stop(a->loop, &a->timers.gone);
 	assist_disconnect(a);
