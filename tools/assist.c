@@ -214,8 +214,10 @@ static uint64_t look_in_ns(const struct assist *a)
 	const struct policy_sample *s = &a->sample;
 	double rate, left_s;
 
+	if (a->migration.phase == MIGRATION_WAITING && a->frugal)
+		return a->capabilities.events ? WAIT_EVENTS_NS : WAIT_MANY_NS;
 	if (a->migration.phase == MIGRATION_WAITING)
-		return !a->frugal ? WAIT_NS : a->capabilities.events ? WAIT_EVENTS_NS : WAIT_MANY_NS;
+		return WAIT_NS;
 	if (!a->frugal || a->migration.phase != MIGRATION_PRECOPY)
 		return LOOK_NS;
 	/* Its end would be seen too late. */

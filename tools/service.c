@@ -47,29 +47,45 @@
 /* How often metrics are written while something is migrated. */
 #define METRICS_NS	(10 * NSEC_PER_SEC)
 
+/*
+ * How far a VM is:
+ *
+ *              its QEMU is found          began()
+ *   VM_UNKNOWN -----------------> VM_IDLE <-----> VM_MIGRATES
+ *        |                           |   ended()      |
+ *        +---------------------------+----------------+
+ *                                    v drop()
+ *                                 VM_DEAD
+ */
+enum vm_state {
+	/* A socket whose QEMU isn't known yet, or never will be. */
+	VM_UNKNOWN,
+	/* It isn't migrated. */
+	VM_IDLE,
+	VM_MIGRATES,
+	/* It is to be freed. */
+	VM_DEAD,
+};
+
 /**
  * struct vm - a VM that is watched, or a socket that may become one
  * @s: the service
+ * @state: how far it is
  * @a: how it is helped
- * @name: what rules and messages call it; NULL while @known is false
+ * @name: what rules and messages call it; NULL while it is VM_UNKNOWN
  * @path: its monitor's socket, NULL if that is libvirt's
  * @retry: when to try again to connect
  * @tries: how often that was done
- * @known: QEMU's process has been found
- * @migrates: a migration runs
- * @dead: it is to be freed
  * @next: the next one
  */
 struct vm {
 	struct service *s;
+	enum vm_state state;
 	struct assist a;
 	char *name;
 	char *path;
 	struct loop_timer retry;
 	unsigned int tries;
-	bool known;
-	bool migrates;
-	bool dead;
 	struct vm *next;
 };
 
@@ -111,6 +127,12 @@ struct service {
 	bool metrics_failed;
 };
 
+/* Has QEMU's process been found? */
+static bool is_known(const struct vm *vm)
+{
+	return vm->state == VM_IDLE || vm->state == VM_MIGRATES;
+}
+
 /* --- what is said --------------------------------------------------------- */
 
 /* @fields is the callee's, or NULL. */
@@ -127,7 +149,7 @@ static void tell(struct service *s, int priority, const struct vm *vm,
 		fields = json_object_new_object();
 	if (name)
 		assist_add_string(fields, "vm_name", name);
-	if (vm && vm->known)
+	if (vm && is_known(vm))
 		json_object_object_add(fields, "pid", json_object_new_int(vm->a.vm.pid));
 	journal_write(priority, line, fields);
 	if (!journal_is_open() && !s->o->quiet && !s->o->json) {
@@ -185,7 +207,7 @@ static void write_metrics(void *context)
 	if (!s->rules.prometheus)
 		return;
 	for (struct vm *vm = s->vms; vm; vm = vm->next) {
-		if (vm->dead || !vm->known || !assist_is_connected(&vm->a))
+		if (!is_known(vm) || !assist_is_connected(&vm->a))
 			continue;
 		list = reallocarray(list, nr + 1, sizeof(*list));
 		if (!list)
@@ -193,13 +215,13 @@ static void write_metrics(void *context)
 		list[nr++] = (struct metrics_vm) {
 			.name = vm->name,
 			.pid = vm->a.vm.pid,
-			.migrates = vm->migrates,
+			.migrates = vm->state == VM_MIGRATES,
 			.percent = vm->a.force.percent_x100 / 100.0,
 			.dirty_rate = vm->a.force.rate,
 			.remaining = vm->a.sample.remaining,
 			.left_s = vm->a.decision.left_s,
 		};
-		migrates |= vm->migrates;
+		migrates |= vm->state == VM_MIGRATES;
 	}
 	text = metrics_text(&s->metrics, list, nr, &len);
 	if (!metrics_write(&s->metrics, s->rules.prometheus, text, len) &&
@@ -233,7 +255,7 @@ static void reap(void *context)
 	while (*p) {
 		struct vm *vm = *p;
 
-		if (!vm->dead) {
+		if (vm->state != VM_DEAD) {
 			p = &vm->next;
 			continue;
 		}
@@ -249,10 +271,9 @@ static void drop(struct vm *vm)
 {
 	struct service *s = vm->s;
 
-	if (vm->dead)
+	if (vm->state == VM_DEAD)
 		return;
-	vm->dead = true;
-	vm->migrates = false;
+	vm->state = VM_DEAD;
 	assist_end(&vm->a);
 	loop_stop(&s->loop, &vm->retry);
 	loop_start(&s->loop, &s->reaper, now_ns());
@@ -323,7 +344,7 @@ static int find_vm(struct vm *vm, bool greeted)
 	process = proc_of_thread(pid);
 	if (!process.pid || assist_vm(&vm->a, &process))
 		return -ESRCH;
-	vm->known = true;
+	vm->state = VM_IDLE;
 	name_vm(vm);
 	return 0;
 }
@@ -334,7 +355,7 @@ static void ready(struct assist *a)
 	int error;
 
 	vm->tries = 0;
-	if (!vm->known) {
+	if (!is_known(vm)) {
 		error = find_vm(vm, true);
 		if (error) {
 			give_up(vm, error, error == -ESRCH ?
@@ -351,7 +372,7 @@ static void refused(struct assist *a, const char *why)
 {
 	struct vm *vm = a->context;
 
-	if (!why || !vm->path || (vm->known && !proc_of_thread(a->vm.pid).pid)) {
+	if (!why || !vm->path || (is_known(vm) && !proc_of_thread(a->vm.pid).pid)) {
 		drop(vm);
 		return;
 	}
@@ -365,7 +386,7 @@ static void began(struct assist *a)
 	struct vm *vm = a->context;
 	char why[WHY_LEN];
 
-	vm->migrates = true;
+	vm->state = VM_MIGRATES;
 	tell(vm->s, JOURNAL_INFO, vm, NULL, "a migration has begun");
 	if (a->throttle.fd < 0 && assist_attach(a, why, sizeof(why)))
 		tell_format(vm->s, JOURNAL_WARNING, vm,
@@ -411,9 +432,10 @@ static void ended(struct assist *a)
 {
 	struct vm *vm = a->context;
 
-	if (vm->migrates)
+	if (vm->state == VM_MIGRATES) {
 		tell_end(vm);
-	vm->migrates = false;
+		vm->state = VM_IDLE;
+	}
 	metrics_changed(vm->s);
 	if (assist_is_connected(a) && !a->vm_gone) {
 		assist_next(a);
@@ -485,7 +507,7 @@ static void try_socket(void *context)
 	char why[WHY_LEN];
 	int fd = qmp_connect(vm->path, false, why, sizeof(why));
 
-	if (fd == -ECONNREFUSED && !vm->known && vm->tries++ < LISTEN_TRIES) {
+	if (fd == -ECONNREFUSED && !is_known(vm) && vm->tries++ < LISTEN_TRIES) {
 		loop_start(&vm->s->loop, &vm->retry, now_ns() + LISTEN_NS);
 		return;
 	}
@@ -495,17 +517,23 @@ static void try_socket(void *context)
 	}
 	assist_connect(&vm->a, fd);
 	/* One that is to be left alone need not greet: its monitor may be in use. */
-	if (vm->known || !find_vm(vm, false))
+	if (is_known(vm) || !find_vm(vm, false))
 		follow_rules(vm);
 }
 
 static struct vm *find_socket(struct service *s, const char *path)
 {
 	for (struct vm *vm = s->vms; vm; vm = vm->next) {
-		if (!vm->dead && vm->path && !strcmp(vm->path, path))
+		if (vm->state != VM_DEAD && vm->path && !strcmp(vm->path, path))
 			return vm;
 	}
 	return NULL;
+}
+
+/* Has the QEMU of a socket ended, though nobody has looked yet? */
+static bool has_ended(const struct vm *vm)
+{
+	return is_known(vm) ? !proc_of_thread(vm->a.vm.pid).pid : !assist_is_connected(&vm->a);
 }
 
 /* A file of that name has appeared in the folder. */
@@ -518,8 +546,7 @@ static void add_socket(struct service *s, const char *name)
 	if (asprintf(&path, "%s/%s", s->rules.sockets, name) < 0)
 		err(EXIT_FAILURE, "socket");
 	vm = find_socket(s, path);
-	/* The QEMU that had it has ended, though nobody has looked yet. */
-	if (vm && (vm->known ? !proc_of_thread(vm->a.vm.pid).pid : !assist_is_connected(&vm->a))) {
+	if (vm && has_ended(vm)) {
 		drop(vm);
 		vm = NULL;
 	}
@@ -599,7 +626,7 @@ static void open_folder(void *context)
 static struct vm *find_domain(struct service *s, const struct libvirt_domain *domain)
 {
 	for (struct vm *vm = s->vms; vm; vm = vm->next) {
-		if (!vm->dead && !vm->path && vm->a.vm.pid == domain->pid &&
+		if (vm->state != VM_DEAD && !vm->path && vm->a.vm.pid == domain->pid &&
 		    !strcmp(vm->name, domain->name))
 			return vm;
 	}
@@ -628,7 +655,7 @@ static void domain_found(void *context, const struct libvirt_domain *domain)
 			drop(vm);
 			return;
 		}
-		vm->known = true;
+		vm->state = VM_IDLE;
 	}
 	assist_connect(&vm->a, domain->fd);
 	follow_rules(vm);
@@ -695,7 +722,7 @@ static bool apply_rules_to(struct vm *vm, bool elsewhere)
 
 	if (elsewhere)
 		return false;
-	if (!vm->known)
+	if (!is_known(vm))
 		return true;
 	choice = rules_for(&vm->s->rules, vm->name);
 	if (choice.off && assist_is_connected(&vm->a)) {
@@ -715,7 +742,9 @@ static void apply_rules(struct service *s, const struct rules *old)
 	bool other_folder = differ(old->sockets, s->rules.sockets);
 
 	for (struct vm *vm = s->vms; vm; vm = vm->next) {
-		if (!vm->dead && !apply_rules_to(vm, vm->path ? other_folder : other_libvirt))
+		bool elsewhere = vm->path ? other_folder : other_libvirt;
+
+		if (vm->state != VM_DEAD && !apply_rules_to(vm, elsewhere))
 			drop(vm);
 	}
 	if (other_libvirt && s->libvirt) {
