@@ -224,7 +224,7 @@ static uint64_t look_in_ns(const struct assist *a)
 	if ((a->force.percent_x100 || a->force.rate) && !a->capabilities.events)
 		return LOOK_NS;
 	/* Twice in what is left of an iteration: often near its end. */
-	rate = a->policy.drain > 0 ? a->policy.drain : s->bandwidth;
+	rate = a->policy.link.drain > 0 ? a->policy.link.drain : s->bandwidth;
 	left_s = rate > 0 ? (s->remaining - s->bandwidth * s->downtime_s) / rate : 0;
 	return fmin(fmax(left_s / 2 * NSEC_PER_SEC, LOOK_NS), LOOK_MAX_NS);
 }

@@ -175,7 +175,7 @@ static double share_of(uint32_t percent_x100)
 /* How much can be sent while the guest is stopped. */
 static double threshold(const struct policy *p)
 {
-	return p->bandwidth * p->last.downtime_s;
+	return p->link.bandwidth * p->last.downtime_s;
 }
 
 static bool is_throttled(const struct policy *p)
@@ -193,7 +193,9 @@ static bool is_by_rate(const struct policy *p)
 /* The newest point of W, which predictions begin with. */
 static const struct policy_point *newest(const struct policy *p)
 {
-	return p->probes.exact.used_s && !p->decision.percent_x100 ? &p->probes.exact : &p->points[0];
+	if (p->probes.exact.used_s && !p->decision.percent_x100)
+		return &p->probes.exact;
+	return &p->points.list[0];
 }
 
 static bool differs(const struct policy_point *a, const struct policy_point *b)
@@ -205,9 +207,9 @@ static bool differs(const struct policy_point *a, const struct policy_point *b)
 static const struct policy_point *other_than(const struct policy *p,
 					     const struct policy_point *point)
 {
-	for (unsigned int i = 0; i < p->nr_points; i++) {
-		if (differs(&p->points[i], point))
-			return &p->points[i];
+	for (unsigned int i = 0; i < p->points.nr; i++) {
+		if (differs(&p->points.list[i], point))
+			return &p->points.list[i];
 	}
 	return NULL;
 }
@@ -236,10 +238,10 @@ static double exponent(const struct policy *p)
 static double dirtied(const struct policy *p, double slope, double used_s)
 {
 	const struct policy_point *least = newest(p), *last = newest(p);
-	double most = p->most;
+	double most = p->remained.most;
 
-	for (unsigned int i = 0; i < p->nr_points; i++) {
-		const struct policy_point *point = &p->points[i];
+	for (unsigned int i = 0; i < p->points.nr; i++) {
+		const struct policy_point *point = &p->points.list[i];
 
 		if (point->used_s < least->used_s)
 			least = point;
@@ -259,7 +261,7 @@ static double lowest_rate(const struct policy *p)
 /* What the vCPUs may dirty a second, so that @remaining is sent in one iteration. */
 static double rate_for(const struct policy *p, double remaining)
 {
-	double time_s = fmax(remaining / p->drain, PORTION_S);
+	double time_s = fmax(remaining / p->link.drain, PORTION_S);
 
 	return fmax(TARGET_SHARE * threshold(p) / time_s, lowest_rate(p));
 }
@@ -288,16 +290,16 @@ static double predict(const struct policy *p, struct pace pace)
 	bool limited = rate && (p->round.limited || pace.at_once);
 	double slope = exponent(p);
 
-	if (!p->nr_points && !p->probes.exact.used_s && !limited)
+	if (!p->points.nr && !p->probes.exact.used_s && !limited)
 		return NAN;
 	for (int i = 0; i < MAX_ITERATIONS; i++) {
-		double s = fmax(remaining - threshold(p), 0) / p->drain;
+		double s = fmax(remaining - threshold(p), 0) / p->link.drain;
 		double rest = fmin(remaining, threshold(p));
 
 		s = ceil(s / PORTION_S) * PORTION_S;
 		left_s += s;
 		used_s += share * s;
-		remaining = rest - PORTION_S / 2 * p->drain +
+		remaining = rest - PORTION_S / 2 * p->link.drain +
 			    (limited ? counted + rate * s : dirtied(p, slope, used_s));
 		if (remaining <= threshold(p))
 			return left_s + p->last.downtime_s;
@@ -321,7 +323,7 @@ static double choose_rate(const struct policy *p)
 {
 	double rate = rate_for(p, p->last.remaining), now = p->decision.limit;
 
-	if (now && p->stuck_rounds >= STUCK_ROUNDS)
+	if (now && p->rounds.stuck >= STUCK_ROUNDS)
 		return lowest_rate(p);
 	return now && is_last_one(p) ? fmin(rate, now) : rate;
 }
@@ -334,13 +336,13 @@ static uint32_t choose(const struct policy *p)
 {
 	uint32_t least = is_last_one(p) ? p->decision.percent_x100 : 0;
 	const struct policy_point *last = newest(p);
-	double time_s = fmax(p->last.remaining / p->drain, PORTION_S);
+	double time_s = fmax(p->last.remaining / p->link.drain, PORTION_S);
 	double target = TARGET_SHARE * threshold(p);
 	double used_s = last->used_s *
 			pow(target / last->dirtied, 1 / exponent(p));
 	double share = fmin(used_s / time_s / (1 - p->last.other), 1);
 
-	if (p->decision.percent_x100 && p->stuck_rounds >= STUCK_ROUNDS)
+	if (p->decision.percent_x100 && p->rounds.stuck >= STUCK_ROUNDS)
 		return p->settings.max_x100;
 	return fmin(fmax(ceil(10000 * (1 - share)), least), p->settings.max_x100);
 }
@@ -348,13 +350,13 @@ static uint32_t choose(const struct policy *p)
 static void add_point(struct policy *p)
 {
 	for (unsigned int i = POLICY_POINTS - 1; i; i--)
-		p->points[i] = p->points[i - 1];
-	p->points[0] = (struct policy_point) {
+		p->points.list[i] = p->points.list[i - 1];
+	p->points.list[0] = (struct policy_point) {
 		.used_s = p->round.used_s / p->round.syncs,
 		.dirtied = fmax(p->round.dirtied / p->round.syncs, PAGE),
 	};
-	if (p->nr_points < POLICY_POINTS)
-		p->nr_points++;
+	if (p->points.nr < POLICY_POINTS)
+		p->points.nr++;
 }
 
 /*
@@ -369,17 +371,17 @@ static void look_ahead(struct policy *p)
 	double length = p->round.sent / p->round.syncs;
 	double slope;
 
-	if (!p->first_length) {
-		p->first_ratio = ratio;
-		p->first_length = length;
+	if (!p->second.length) {
+		p->second.ratio = ratio;
+		p->second.length = length;
 	}
-	if (length * ALIKE > p->first_length)
+	if (length * ALIKE > p->second.length)
 		return;
-	slope = (ratio - p->first_ratio) / (p->first_length - length);
+	slope = (ratio - p->second.ratio) / (p->second.length - length);
 	if (ratio + slope * (length - threshold(p)) > HOPELESS_RATIO)
-		p->hopeless_rounds++;
+		p->rounds.hopeless++;
 	else
-		p->hopeless_rounds = 0;
+		p->rounds.hopeless = 0;
 }
 
 /*
@@ -389,15 +391,16 @@ static void look_ahead(struct policy *p)
 static void look_back(struct policy *p)
 {
 	double rate = p->round.dirtied / p->round.s;
+	uint32_t enough = fmin(USELESS_X100, p->settings.max_x100);
 
 	if (!p->decision.percent_x100) {
 		p->free_rate = rate;
-		p->useless_rounds = 0;
-	} else if (p->free_rate && p->decision.percent_x100 >= fmin(USELESS_X100, p->settings.max_x100) &&
+		p->rounds.useless = 0;
+	} else if (p->free_rate && p->decision.percent_x100 >= enough &&
 		   rate >= USELESS_SHARE * p->free_rate) {
-		p->useless_rounds++;
+		p->rounds.useless++;
 	} else {
-		p->useless_rounds = 0;
+		p->rounds.useless = 0;
 	}
 }
 
@@ -411,13 +414,13 @@ static void look_at_limit(struct policy *p)
 	double slack = TARGET_SHARE * threshold(p) * p->round.syncs;
 
 	if (p->round.dirtied > FUTILE_RATIO * counted + slack) {
-		p->futile_rounds++;
+		p->rounds.futile++;
 		/* This is what is dirtied with no throttle that does anything. */
 		p->free_rate = p->round.dirtied / p->round.s;
 	} else {
-		p->futile_rounds = 0;
+		p->rounds.futile = 0;
 	}
-	if (p->futile_rounds >= FUTILE_ROUNDS)
+	if (p->rounds.futile >= FUTILE_ROUNDS)
 		p->decision.futile = counted < PAGE ? POLICY_UNSEEN : POLICY_OTHERS;
 }
 
@@ -448,31 +451,31 @@ static void look_at_progress(struct policy *p, bool first)
 {
 	double share = first ? FIRST_SHARE : STUCK_SHARE;
 
-	if (p->last.remaining < share * p->lowest &&
+	if (p->last.remaining < share * p->remained.least &&
 	    p->round.dirtied < share * p->round.sent)
-		p->stuck_rounds = 0;
+		p->rounds.stuck = 0;
 	else
-		p->stuck_rounds++;
+		p->rounds.stuck++;
 	/* The first iteration began with all memory: the next is compared with this one. */
-	if (first || !p->stuck_rounds)
-		p->lowest = p->last.remaining;
+	if (first || !p->rounds.stuck)
+		p->remained.least = p->last.remaining;
 	/* It began without the limit, which isn't to blame then. */
 	if (p->decision.limit && !p->round.limited)
-		p->stuck_rounds = 0;
+		p->rounds.stuck = 0;
 }
 
 /* An iteration has ended, or several short ones. */
 static void end_round(struct policy *p)
 {
-	bool first = !p->passed;
+	bool first = !p->pass.ended;
 
 	if (first)
-		p->pass_s = p->last.time_s;
-	p->passed = true;
+		p->pass.s = p->last.time_s;
+	p->pass.ended = true;
 	learn(p, first);
 	/* Zeroes, of which the first iteration has the most, are sent in no time. */
 	if (!first)
-		p->drain = p->round.sent / p->round.s;
+		p->link.drain = p->round.sent / p->round.s;
 	p->decision.dirty_rate = p->round.dirtied / p->round.s;
 	look_at_progress(p, first);
 	p->round = (struct policy_round) {
@@ -498,14 +501,14 @@ static bool take(struct policy *p, const struct policy_sample *sample)
 		p->round.syncs += sample->syncs - last_syncs;
 	}
 	/* QEMU's first figures are of next to nothing. */
-	if (!p->bandwidth || sample->time_s < SETTLE_S)
-		p->bandwidth = sample->bandwidth;
-	p->bandwidth += smooth * (sample->bandwidth - p->bandwidth);
-	if (!p->passed)
-		p->drain = p->bandwidth;
-	p->most = fmax(p->most, sample->remaining);
+	if (!p->link.bandwidth || sample->time_s < SETTLE_S)
+		p->link.bandwidth = sample->bandwidth;
+	p->link.bandwidth += smooth * (sample->bandwidth - p->link.bandwidth);
+	if (!p->pass.ended)
+		p->link.drain = p->link.bandwidth;
+	p->remained.most = fmax(p->remained.most, sample->remaining);
 	p->last = *sample;
-	return sample->syncs != last_syncs && p->drain > 0 && p->round.sent > 0 &&
+	return sample->syncs != last_syncs && p->link.drain > 0 && p->round.sent > 0 &&
 	       p->round.s >= (is_throttled(p) ? THROTTLED_ROUND_S : ROUND_S);
 }
 
@@ -518,7 +521,7 @@ static void take_probe(struct policy *p, const struct policy_sample *sample)
 	p->probes.nr++;
 	if (probe->dirtied >= PROBE_EXACT * sample->probe_error)
 		p->probes.exact = *probe;
-	if (probe->dirtied >= HOT_SHARE * p->drain * probe->used_s) {
+	if (probe->dirtied >= HOT_SHARE * p->link.drain * probe->used_s) {
 		p->hot.until_s = sample->time_s;
 		if (!p->hot.since_s)
 			p->hot.since_s = sample->time_s;
@@ -548,9 +551,9 @@ static bool is_burst(const struct policy *p)
 
 static double probe_s(const struct policy *p)
 {
-	double s = fmax(threshold(p) / p->drain, PROBE_MIN_S);
+	double s = fmax(threshold(p) / p->link.drain, PROBE_MIN_S);
 
-	return fmin(fmax(s, PROBE_BYTES / p->drain), fmax(s, PROBE_MAX_S));
+	return fmin(fmax(s, PROBE_BYTES / p->link.drain), fmax(s, PROBE_MAX_S));
 }
 
 /* Did the last probes say that what remains will shrink to the threshold? */
@@ -566,23 +569,23 @@ static bool may_shrink(const struct policy *p)
 
 static bool is_stuck(const struct policy *p)
 {
-	bool hopeless = p->hopeless_rounds >= STUCK_ROUNDS &&
+	bool hopeless = p->rounds.hopeless >= STUCK_ROUNDS &&
 			p->last.remaining > HOPELESS_RATIO * threshold(p);
 	bool doubt = may_shrink(p) || p->last.remaining < NEAR * threshold(p);
 
 	return (hopeless && !may_shrink(p)) ||
-	       p->stuck_rounds >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
+	       p->rounds.stuck >= (doubt ? DOUBT_ROUNDS : STUCK_ROUNDS);
 }
 
 /* How long may it take in all, if it ends by itself? */
 static double patience_s(const struct policy *p)
 {
-	return fmax(SLOW_PASSES * p->pass_s, SLOW_S);
+	return fmax(SLOW_PASSES * p->pass.s, SLOW_S);
 }
 
 static double ratio_of(const struct policy *p, const struct policy_point *point)
 {
-	return point->dirtied / (point->used_s * p->drain);
+	return point->dirtied / (point->used_s * p->link.drain);
 }
 
 /*
@@ -592,15 +595,15 @@ static double ratio_of(const struct policy *p, const struct policy_point *point)
  */
 static bool is_slow(const struct policy *p)
 {
-	const struct policy_point *last = &p->points[0], *other = other_than(p, last);
-	double first_s = (p->last.remaining - threshold(p)) / p->drain - PORTION_S;
+	const struct policy_point *last = &p->points.list[0], *other = other_than(p, last);
+	double first_s = (p->last.remaining - threshold(p)) / p->link.drain - PORTION_S;
 	double ratio = ratio_of(p, last), end_ratio = ratio, left_s;
 
-	if (p->nr_points < 2 || p->settings.time_limit_s || is_cool(p) || first_s <= 0)
+	if (p->points.nr < 2 || p->settings.time_limit_s || is_cool(p) || first_s <= 0)
 		return false;
 	if (other && other->used_s > last->used_s)
 		end_ratio += (ratio - ratio_of(p, other)) / (other->used_s - last->used_s) *
-			     (last->used_s - threshold(p) / p->drain);
+			     (last->used_s - threshold(p) / p->link.drain);
 	left_s = first_s / (1 - fmin(ratio, SLOW_MOST));
 	return end_ratio > SLOW_RATIO && p->last.time_s + left_s > patience_s(p);
 }
@@ -611,9 +614,9 @@ static bool is_slow(const struct policy *p)
  */
 static bool is_slow_by_rate(const struct policy *p)
 {
-	return is_by_rate(p) && p->nr_points && !p->settings.time_limit_s && !may_shrink(p) &&
+	return is_by_rate(p) && p->points.nr && !p->settings.time_limit_s && !may_shrink(p) &&
 	       p->last.remaining > NEAR * threshold(p) &&
-	       ratio_of(p, &p->points[0]) > LONG_RATIO &&
+	       ratio_of(p, &p->points.list[0]) > LONG_RATIO &&
 	       p->last.time_s + predict(p, full_speed) > patience_s(p);
 }
 
@@ -623,11 +626,11 @@ static double next_probe(struct policy *p)
 	double s, every_s;
 
 	if (is_throttled(p) || p->last.time_s < fmax(p->probes.next_s, SETTLE_S) ||
-	    !(p->drain > 0))
+	    !(p->link.drain > 0))
 		return 0;
 	s = probe_s(p);
 	/* An iteration that ends meanwhile spoils it. */
-	if (s > (p->last.remaining - threshold(p)) / p->drain)
+	if (s > (p->last.remaining - threshold(p)) / p->link.drain)
 		return 0;
 	every_s = fmax(PROBE_EVERY_S, PROBE_EVERY * s);
 	/* Not in step with what the guest does. */
@@ -642,7 +645,7 @@ static double next_probe(struct policy *p)
 static bool is_pressed(const struct policy *p)
 {
 	double limit_s = LIMIT_SHARE * p->settings.time_limit_s;
-	double iteration_s = p->last.remaining / p->drain;
+	double iteration_s = p->last.remaining / p->link.drain;
 
 	return limit_s && p->last.time_s + 2 * iteration_s +
 			  p->last.downtime_s > limit_s &&
@@ -664,12 +667,14 @@ static bool is_late(const struct policy *p)
 {
 	double left_s;
 
-	if (!p->settings.time_limit_s || !(p->drain > 0))
+	if (!p->settings.time_limit_s || !(p->link.drain > 0))
 		return false;
 	if (p->last.syncs <= 1 && !p->round.sent)
 		return false;
-	left_s = p->last.syncs > 1 ? predict_best(p) :
-				     p->last.remaining / fmax(p->drain, p->round.sent / p->round.s);
+	if (p->last.syncs > 1)
+		left_s = predict_best(p);
+	else
+		left_s = p->last.remaining / fmax(p->link.drain, p->round.sent / p->round.s);
 	return p->last.time_s + left_s > p->settings.time_limit_s;
 }
 
@@ -683,12 +688,12 @@ static double downtime_needed(const struct policy *p)
 	double slope = exponent(p), remaining = p->last.remaining;
 
 	if (!p->decision.percent_x100 || p->decision.percent_x100 < p->settings.max_x100 ||
-	    !(p->bandwidth > 0) || p->stuck_rounds < STUCK_ROUNDS ||
+	    !(p->link.bandwidth > 0) || p->rounds.stuck < STUCK_ROUNDS ||
 	    isfinite(predict_best(p)))
 		return 0;
 	for (int i = 0; i < MAX_ITERATIONS; i++)
-		remaining = dirtied(p, slope, share * fmax(remaining / p->drain, PORTION_S));
-	return fmax(CERTAIN * remaining / p->bandwidth, p->last.downtime_s);
+		remaining = dirtied(p, slope, share * fmax(remaining / p->link.drain, PORTION_S));
+	return fmax(CERTAIN * remaining / p->link.bandwidth, p->last.downtime_s);
 }
 
 /* Begin to throttle, or do it by another percentage or rate, or give it up. */
@@ -700,10 +705,10 @@ static void correct(struct policy *p)
 	d->corrected = true;
 	/* A limit that is given up for a percentage begins anew, too. */
 	if (!is_throttled(p) || (d->limit && !by_rate))
-		p->stuck_rounds = 0;
+		p->rounds.stuck = 0;
 	if (isnan(d->unhelped_s))
 		d->unhelped_s = p->last.time_s + predict(p, full_speed);
-	if (p->useless_rounds >= USELESS_ROUNDS)
+	if (p->rounds.useless >= USELESS_ROUNDS)
 		d->reason = POLICY_USELESS;
 	d->limit = by_rate ? choose_rate(p) : 0;
 	d->percent_x100 = by_rate || p->settings.by == POLICY_BY_RATE ||
@@ -717,7 +722,7 @@ static enum policy_reason look_for_reason(const struct policy *p, bool ended, bo
 		return POLICY_STUCK;
 	if (ended && (is_slow(p) || is_slow_by_rate(p)))
 		return POLICY_SLOW;
-	if (synced && p->nr_points && is_pressed(p))
+	if (synced && p->points.nr && is_pressed(p))
 		return POLICY_SLOW;
 	return POLICY_CONVERGES;
 }
@@ -741,9 +746,9 @@ struct policy_decision policy_feed(struct policy *p,
 	if (!p->started) {
 		p->started = true;
 		p->last = *sample;
-		p->bandwidth = sample->bandwidth;
-		p->lowest = sample->remaining;
-		p->most = sample->remaining;
+		p->link.bandwidth = sample->bandwidth;
+		p->remained.least = sample->remaining;
+		p->remained.most = sample->remaining;
 		return *d;
 	}
 	ended = take(p, sample);
@@ -765,7 +770,7 @@ struct policy_decision policy_feed(struct policy *p,
 	d->by_rate = is_by_rate(p);
 	d->promised = d->limit && isfinite(d->left_s);
 	d->late = is_late(p);
-	if (ended && p->nr_points)
+	if (ended && p->points.nr)
 		d->downtime_s = downtime_needed(p);
 	return *d;
 }

@@ -192,30 +192,86 @@ struct policy_hot {
 };
 
 /**
+ * struct policy_points - what was dirtied in the last iterations without a limit to the
+ *	rate
+ * @list: the newest first
+ * @nr: how many they are
+ */
+struct policy_points {
+	struct policy_point list[POLICY_POINTS];
+	unsigned int nr;
+};
+
+/**
+ * struct policy_pass - the first iteration, in which all memory is sent
+ * @ended: it has ended
+ * @s: how long it took
+ */
+struct policy_pass {
+	bool ended;
+	double s;
+};
+
+/**
+ * struct policy_second - the second iteration, which the later ones are compared with
+ * @ratio: what was dirtied for each byte sent
+ * @length: how much was sent; 0 if there was none yet
+ */
+struct policy_second {
+	double ratio;
+	double length;
+};
+
+/**
+ * struct policy_link - how fast memory is sent, in bytes a second
+ * @drain: of memory
+ * @bandwidth: on the wire, smoothed
+ */
+struct policy_link {
+	double drain;
+	double bandwidth;
+};
+
+/**
+ * struct policy_remained - how many bytes have remained to be sent
+ * @most: ever
+ * @least: at the end of an iteration
+ */
+struct policy_remained {
+	double most;
+	double least;
+};
+
+/**
+ * struct policy_rounds - how many iterations, one after the other, have shown something
+ * @hopeless: what remains can't shrink enough
+ * @stuck: it hasn't become less
+ * @useless: as much was dirtied as without a throttle
+ * @futile: far more was dirtied than the limit lets vCPUs dirty
+ */
+struct policy_rounds {
+	unsigned int hopeless;
+	unsigned int stuck;
+	unsigned int useless;
+	unsigned int futile;
+};
+
+/**
  * struct policy - a migration
  * @settings: what the user wants
  * @last: newest sample
  * @started: there is one
  * @decision: newest decision
  * @round: the iteration that is running
- * @points: the last iterations without a limit to the rate, the newest first
- * @nr_points: how many they are
+ * @points: the last iterations
  * @probes: what probes have said
  * @hot: when they have said that this can't converge
- * @passed: the first iteration has ended
- * @pass_s: how long that took
- * @drain: bytes of memory sent per second
- * @bandwidth: on the wire, smoothed
- * @most: the most that has ever remained
- * @lowest: the least that has remained at the end of an iteration
- * @first_ratio: what was dirtied for each byte sent in the second iteration: in the
- *	first one all is sent
- * @first_length: how much was sent in that; 0 if there was none yet
- * @hopeless_rounds: how many iterations have shown that it can't shrink enough
- * @stuck_rounds: in how many iterations it hasn't become less
+ * @pass: the first iteration
+ * @second: the second one
+ * @rounds: what the last ones have shown
+ * @link: how fast memory is sent
+ * @remained: what has remained
  * @free_rate: bytes dirtied per second in the last iteration without a throttle
- * @useless_rounds: how many since then had as many
- * @futile_rounds: in how many far more was dirtied than the limit lets vCPUs dirty
  */
 struct policy {
 	struct policy_settings settings;
@@ -223,23 +279,15 @@ struct policy {
 	bool started;
 	struct policy_decision decision;
 	struct policy_round round;
-	struct policy_point points[POLICY_POINTS];
-	unsigned int nr_points;
+	struct policy_points points;
 	struct policy_probes probes;
 	struct policy_hot hot;
-	bool passed;
-	double pass_s;
-	double drain;
-	double bandwidth;
-	double most;
-	double lowest;
-	double first_ratio;
-	double first_length;
-	unsigned int hopeless_rounds;
-	unsigned int stuck_rounds;
+	struct policy_pass pass;
+	struct policy_second second;
+	struct policy_rounds rounds;
+	struct policy_link link;
+	struct policy_remained remained;
 	double free_rate;
-	unsigned int useless_rounds;
-	unsigned int futile_rounds;
 };
 
 bool policy_set_by(struct policy_settings *settings, const char *name);

@@ -40,8 +40,11 @@ bool throttle_module_is_loaded(void)
  */
 int throttle_module_version(void)
 {
-	int version, fd = throttle_module_is_loaded() ? open(THROTTLE_DEVICE, O_RDWR | O_CLOEXEC) : -1;
+	int version, fd;
 
+	if (!throttle_module_is_loaded())
+		return 0;
+	fd = open(THROTTLE_DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
 	version = ioctl(fd, KVM_THROTTLE_GET_API_VERSION, 0);

@@ -236,7 +236,18 @@ static void test_correction(void)
 	check(percent(&m) == 99, "what doesn't shrink gets the highest: %.2f %%", percent(&m));
 }
 
-static void test_probes(void)
+/* Most of the first iteration goes by: until so much remains. */
+static void send_until(struct migration *m, double remaining)
+{
+	while (m->sample.remaining > remaining) {
+		m->sample.time_s += 0.1;
+		m->sample.remaining -= 0.1 * BANDWIDTH;
+		m->sample.sent += 0.1 * BANDWIDTH;
+		feed(m);
+	}
+}
+
+static void test_probe_length(void)
 {
 	struct migration m;
 
@@ -256,19 +267,30 @@ static void test_probes(void)
 	/* A link so slow that QEMU's whole MiB are too coarse. */
 	begin(&m, 400 * MIB, POLICY_MAX_X100, 0);
 	m.sample.bandwidth = 8 * MIB;
-	m.policy.bandwidth = m.sample.bandwidth;
+	m.policy.link.bandwidth = m.sample.bandwidth;
 	m.sample.time_s += 0.4;
 	feed(&m);
 	check(about(m.d.probe_s, 1, 0.01), "and long enough to tell: %.3f s", m.d.probe_s);
 
+	begin(&m, 100 * MIB, POLICY_MAX_X100, 0);
+	m.sample.time_s += 0.6;
+	m.sample.remaining -= 60 * MIB;
+	m.sample.sent += 60 * MIB;
+	feed(&m);
+	check(!m.d.probe_s, "no probe that an iteration's end would spoil");
+	m.sample.remaining += 60 * MIB;
+	m.sample.syncs++;
+	feed(&m);
+	check(m.d.probe_s, "but at the beginning of the next one");
+}
+
+static void test_probes(void)
+{
+	struct migration m;
+
 	begin(&m, 4000 * MIB, POLICY_MAX_X100, 0);
 	m.probe_rate = 2 * BANDWIDTH;
-	while (m.sample.remaining > 2000 * MIB) {
-		m.sample.time_s += 0.1;
-		m.sample.remaining -= 0.1 * BANDWIDTH;
-		m.sample.sent += 0.1 * BANDWIDTH;
-		feed(&m);
-	}
+	send_until(&m, 2000 * MIB);
 	check(!m.d.percent_x100, "the first pass is not throttled, whatever they say");
 	iterate(&m, 500 * MIB);
 	check(m.d.percent_x100, "its end is: %.2f %%", percent(&m));
@@ -282,6 +304,11 @@ static void test_probes(void)
 	for (int i = 0; i < 5; i++)
 		iterate(&m, 500 * MIB);
 	check(m.d.percent_x100, "but not for ever: %.2f %%", percent(&m));
+}
+
+static void test_bursts(void)
+{
+	struct migration m;
 
 	/* Bursts of 6 s, again and again; one has lasted for 5.6 s at the end. */
 	begin(&m, 8000 * MIB, POLICY_MAX_X100, 0);
@@ -301,17 +328,6 @@ static void test_probes(void)
 		iterate(&m, 200 * MIB);
 	check(m.d.percent_x100, "but it has to, at last: %.2f %% at %.1f s", percent(&m),
 	      m.sample.time_s);
-
-	begin(&m, 100 * MIB, POLICY_MAX_X100, 0);
-	m.sample.time_s += 0.6;
-	m.sample.remaining -= 60 * MIB;
-	m.sample.sent += 60 * MIB;
-	feed(&m);
-	check(!m.d.probe_s, "no probe that an iteration's end would spoil");
-	m.sample.remaining += 60 * MIB;
-	m.sample.syncs++;
-	feed(&m);
-	check(m.d.probe_s, "but at the beginning of the next one");
 }
 
 /* Of 1600 MiB any page is dirtied at any time, at so many MiB/s; without probes. */
@@ -409,7 +425,7 @@ static void test_odd(void)
 
 	begin(&m, 1000 * MIB, POLICY_MAX_X100, 0);
 	m.sample.bandwidth = 0;
-	m.policy.bandwidth = 0;
+	m.policy.link.bandwidth = 0;
 	for (int i = 0; i < 30; i++) {
 		m.sample.time_s += 0.1;
 		feed(&m);
@@ -465,7 +481,8 @@ static void test_useless(void)
 	began_s = m.sample.time_s;
 	for (i = 0; i < 20 && m.d.reason != POLICY_USELESS; i++)
 		iterate_at_rate(&m, 1, 1.2 * BANDWIDTH);
-	check(m.d.reason == POLICY_USELESS && !m.d.percent_x100 && m.d.corrected && i >= 3 && i <= 6,
+	check(m.d.reason == POLICY_USELESS && !m.d.percent_x100 && m.d.corrected &&
+	      i >= 3 && i <= 6,
 	      "it is let go of after %d iterations, %.1f s", i, m.sample.time_s - began_s);
 	iterate_at_rate(&m, 4, 1.2 * BANDWIDTH);
 	check(!m.d.percent_x100 && m.d.reason == POLICY_USELESS, "and stays so");
@@ -523,7 +540,8 @@ static void begin_by(struct migration *m, double bytes, enum policy_by by, doubl
 static void iterate_limited(struct migration *m, int n, double rate, double all, double others)
 {
 	while (n-- && m->sample.remaining > DOWNTIME_S * BANDWIDTH) {
-		double s = fmax(ceil((m->sample.remaining / BANDWIDTH - DOWNTIME_S) * 10) / 10, 0.1);
+		double left_s = m->sample.remaining / BANDWIDTH - DOWNTIME_S;
+		double s = fmax(ceil(left_s * 10) / 10, 0.1);
 		double vcpus = fmin(rate * s, all);
 
 		if (m->d.limit) {
@@ -548,12 +566,7 @@ static void test_rate(void)
 	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
 	check(!m.d.by_rate && !m.d.limit, "no limit before anything is known");
 	m.probe_rate = 2 * BANDWIDTH;
-	while (m.sample.remaining > 200 * MIB) {
-		m.sample.time_s += 0.1;
-		m.sample.remaining -= 0.1 * BANDWIDTH;
-		m.sample.sent += 0.1 * BANDWIDTH;
-		feed(&m);
-	}
+	send_until(&m, 200 * MIB);
 	check(m.d.by_rate && !m.d.limit, "nor in the first pass, whatever probes say");
 	iterate(&m, 1000 * MIB);
 	rate = 0.5 * DOWNTIME_S * BANDWIDTH / (m.sample.remaining / BANDWIDTH);
@@ -616,8 +629,12 @@ static void test_rate_or_not(void)
 		iterate(&m, 900 * MIB);
 	check(i == 12 && !m.d.limit && !m.d.promised && !(m.d.downtime_s > 0),
 	      "by rate alone: no percentage in its place");
+}
 
-	/* It can't be had any more. */
+static void test_rate_no_more(void)
+{
+	struct migration m;
+
 	begin_by(&m, 1000 * MIB, POLICY_BY_ANY, 0);
 	iterate(&m, 900 * MIB);
 	m.sample.vcpus.usable = false;
@@ -742,7 +759,9 @@ int main(void)
 	test_stuck();
 	test_choice();
 	test_correction();
+	test_probe_length();
 	test_probes();
+	test_bursts();
 	test_look_ahead();
 	test_slow();
 	test_limit();
@@ -751,6 +770,7 @@ int main(void)
 	test_downtime();
 	test_rate();
 	test_rate_or_not();
+	test_rate_no_more();
 	test_lowest_rate();
 	test_futile();
 	test_rate_in_time();
