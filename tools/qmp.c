@@ -32,11 +32,53 @@
 /* So much is looked at of what isn't QMP. */
 #define HEAD_LEN	64
 
-/* Each QMP session begins so. */
+/* How far a QMP session is: it goes through these one after the other. */
 enum state {
 	GREETING,
 	NEGOTIATING,
 	READY,
+	/* Nothing comes any more. */
+	CLOSED,
+};
+
+/**
+ * struct input - what comes from a monitor
+ * @tokener: reads it
+ * @len: how long the answer is so far that is being read
+ * @second_ns: when a second began
+ * @second_len: how much has come in that second
+ * @head: what came first, to say what it is if it isn't QMP
+ * @head_len: the length of that
+ */
+struct input {
+	struct json_tokener *tokener;
+	size_t len;
+	uint64_t second_ns;
+	size_t second_len;
+	char head[HEAD_LEN];
+	size_t head_len;
+};
+
+/**
+ * struct output - what goes to a monitor
+ * @data: what the socket didn't take yet, or NULL
+ * @len: the length of that
+ */
+struct output {
+	char *data;
+	size_t len;
+};
+
+/**
+ * struct command - the command that is on its way, or was last
+ * @id: its number
+ * @answered: whom to tell what came of it; NULL if none is on its way
+ * @asked_ns: when it was sent
+ */
+struct command {
+	int64_t id;
+	qmp_answer_fn *answered;
+	uint64_t asked_ns;
 };
 
 /**
@@ -45,19 +87,10 @@ enum state {
  * @handlers: whom to tell
  * @watch: its socket
  * @greeting: how long to wait for the greeting
- * @tokener: reads what comes
- * @len: how long the answer is so far that is being read
- * @second_ns: when a second began
- * @second_len: how much has come in that second
- * @head: what came first, to say what it is if it isn't QMP
- * @head_len: the length of that
- * @state: how far its beginning is
- * @id: of the command that is on its way, or was last
- * @answered: whom to tell what came of it; NULL if there is none
- * @asked_ns: when that command was sent
- * @out: what the socket didn't take yet, or NULL
- * @out_len: the length of that
- * @closed: nothing comes any more
+ * @state: how far the session is
+ * @in: what comes
+ * @out: what goes
+ * @command: what it is asked
  * @in_use: functions of this file that are running
  * @freed: qmp_close() was called meanwhile
  */
@@ -66,27 +99,18 @@ struct qmp {
 	struct qmp_handlers handlers;
 	struct loop_watch watch;
 	struct loop_timer greeting;
-	struct json_tokener *tokener;
-	size_t len;
-	uint64_t second_ns;
-	size_t second_len;
-	char head[HEAD_LEN];
-	size_t head_len;
 	enum state state;
-	int64_t id;
-	qmp_answer_fn *answered;
-	uint64_t asked_ns;
-	char *out;
-	size_t out_len;
-	bool closed;
+	struct input in;
+	struct output out;
+	struct command command;
 	unsigned int in_use;
 	bool freed;
 };
 
 static void destroy(struct qmp *q)
 {
-	json_tokener_free(q->tokener);
-	free(q->out);
+	json_tokener_free(q->in.tokener);
+	free(q->out.data);
 	free(q);
 }
 
@@ -103,10 +127,10 @@ static void leave(struct qmp *q)
 
 static void fail(struct qmp *q, const char *why)
 {
-	if (q->closed)
+	if (q->state == CLOSED)
 		return;
-	q->closed = true;
-	q->answered = NULL;
+	q->state = CLOSED;
+	q->command.answered = NULL;
 	loop_stop(q->loop, &q->greeting);
 	loop_remove(q->loop, &q->watch);
 	q->handlers.closed(q->handlers.context, why);
@@ -117,11 +141,11 @@ static void fail(struct qmp *q, const char *why)
 static void take_answer(struct qmp *q, struct json_object *whole)
 {
 	struct json_object *answer, *id = json_member(whole, "id");
-	qmp_answer_fn *answered = q->answered;
+	qmp_answer_fn *answered = q->command.answered;
 	enum qmp_result result = QMP_OK;
 
 	/* To a command that nobody waits for any more, or of another client. */
-	if (!answered || (id && json_object_get_int64(id) != q->id))
+	if (!answered || (id && json_object_get_int64(id) != q->command.id))
 		return;
 	if (!json_object_object_get_ex(whole, "return", &answer)) {
 		const char *class;
@@ -134,7 +158,7 @@ static void take_answer(struct qmp *q, struct json_object *whole)
 		class = json_object_get_string(json_member(answer, "class"));
 		result = class && !strcmp(class, "Unreached") ? QMP_UNREACHED : QMP_ERROR;
 	}
-	q->answered = NULL;
+	q->command.answered = NULL;
 	answered(q->handlers.context, result, answer);
 }
 
@@ -186,7 +210,7 @@ static void fail_parse(struct qmp *q, enum json_tokener_error error)
 {
 	char why[160];
 
-	if (q->state == GREETING && memmem(q->head, q->head_len, "monitor - type 'help'", 21))
+	if (q->state == GREETING && memmem(q->in.head, q->in.head_len, "monitor - type 'help'", 21))
 		snprintf(why, sizeof(why),
 			 "this is QEMU's monitor for people: give the socket of its -qmp");
 	else
@@ -206,15 +230,15 @@ static bool is_space(const char *data, size_t len)
 
 static void parse(struct qmp *q, const char *data, size_t len)
 {
-	while (len && !q->closed && !q->freed) {
-		struct json_object *whole = json_tokener_parse_ex(q->tokener, data, len);
-		enum json_tokener_error error = json_tokener_get_error(q->tokener);
-		size_t used = json_tokener_get_parse_end(q->tokener);
+	while (len && q->state != CLOSED) {
+		struct json_object *whole = json_tokener_parse_ex(q->in.tokener, data, len);
+		enum json_tokener_error error = json_tokener_get_error(q->in.tokener);
+		size_t used = json_tokener_get_parse_end(q->in.tokener);
 
 		if (error == json_tokener_continue) {
 			/* What is between two of them isn't a part of the next. */
-			q->len += q->len || !is_space(data, len) ? len : 0;
-			if (q->len > ANSWER_MAX)
+			q->in.len += q->in.len || !is_space(data, len) ? len : 0;
+			if (q->in.len > ANSWER_MAX)
 				fail(q, "this is not QMP: it doesn't end");
 			return;
 		}
@@ -222,7 +246,7 @@ static void parse(struct qmp *q, const char *data, size_t len)
 			fail_parse(q, error);
 			return;
 		}
-		q->len = 0;
+		q->in.len = 0;
 		data += used;
 		len -= used;
 		if (json_object_is_type(whole, json_type_object))
@@ -237,12 +261,12 @@ static bool is_flood(struct qmp *q, size_t len)
 {
 	uint64_t now = now_ns();
 
-	if (now >= q->second_ns + NSEC_PER_SEC) {
-		q->second_ns = now;
-		q->second_len = 0;
+	if (now >= q->in.second_ns + NSEC_PER_SEC) {
+		q->in.second_ns = now;
+		q->in.second_len = 0;
 	}
-	q->second_len += len;
-	return q->second_len > FLOOD;
+	q->in.second_len += len;
+	return q->in.second_len > FLOOD;
 }
 
 static void receive(struct qmp *q)
@@ -260,19 +284,19 @@ static void receive(struct qmp *q)
 			fail(q, NULL);
 			return;
 		}
-		if (q->head_len < sizeof(q->head)) {
-			size_t room = sizeof(q->head) - q->head_len;
+		if (q->in.head_len < sizeof(q->in.head)) {
+			size_t room = sizeof(q->in.head) - q->in.head_len;
 			size_t more = (size_t)len < room ? (size_t)len : room;
 
-			memcpy(q->head + q->head_len, data, more);
-			q->head_len += more;
+			memcpy(q->in.head + q->in.head_len, data, more);
+			q->in.head_len += more;
 		}
 		if (is_flood(q, len)) {
 			fail(q, "it sends more than a monitor has to say");
 			return;
 		}
 		parse(q, data, len);
-		if (q->closed || q->freed)
+		if (q->state == CLOSED)
 			return;
 		/* The rest, if there is any, is announced again. */
 		if ((size_t)len < sizeof(data))
@@ -286,8 +310,8 @@ static void send_out(struct qmp *q)
 {
 	size_t done = 0;
 
-	while (done < q->out_len) {
-		ssize_t len = send(q->watch.fd, q->out + done, q->out_len - done,
+	while (done < q->out.len) {
+		ssize_t len = send(q->watch.fd, q->out.data + done, q->out.len - done,
 				   MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (len < 0 && errno == EINTR)
@@ -297,21 +321,21 @@ static void send_out(struct qmp *q)
 			break;
 		done += len;
 	}
-	memmove(q->out, q->out + done, q->out_len - done);
-	q->out_len -= done;
-	loop_change(q->loop, &q->watch, q->out_len ? POLLIN | POLLOUT : POLLIN);
+	memmove(q->out.data, q->out.data + done, q->out.len - done);
+	q->out.len -= done;
+	loop_change(q->loop, &q->watch, q->out.len ? POLLIN | POLLOUT : POLLIN);
 }
 
 static void send_line(struct qmp *q, const char *line)
 {
 	size_t len = strlen(line);
-	char *more = realloc(q->out, q->out_len + len);
+	char *more = realloc(q->out.data, q->out.len + len);
 
 	if (!more)
 		err(EXIT_FAILURE, "monitor");
-	memcpy(more + q->out_len, line, len);
-	q->out = more;
-	q->out_len += len;
+	memcpy(more + q->out.len, line, len);
+	q->out.data = more;
+	q->out.len += len;
 	send_out(q);
 }
 
@@ -353,13 +377,13 @@ void qmp_ask(struct qmp *q, const char *command, struct json_object *arguments,
 	json_object_object_add(request, "execute", json_object_new_string(command));
 	if (arguments)
 		json_object_object_add(request, "arguments", arguments);
-	json_object_object_add(request, "id", json_object_new_int64(++q->id));
-	q->answered = answered;
+	json_object_object_add(request, "id", json_object_new_int64(++q->command.id));
+	q->command.answered = answered;
 	if (asprintf(&line, "%s\n", json_object_to_json_string_ext(request,
 			     JSON_C_TO_STRING_PLAIN)) < 0)
 		err(EXIT_FAILURE, "monitor");
 	json_object_put(request);
-	q->asked_ns = now_ns();
+	q->command.asked_ns = now_ns();
 	send_line(q, line);
 	free(line);
 }
@@ -373,7 +397,7 @@ void qmp_ask(struct qmp *q, const char *command, struct json_object *arguments,
  */
 uint64_t qmp_asked_ns(const struct qmp *q)
 {
-	return q->answered ? q->asked_ns : 0;
+	return q->command.answered ? q->command.asked_ns : 0;
 }
 
 /**
@@ -472,8 +496,8 @@ struct qmp *qmp_open(struct loop *loop, int fd, const struct qmp_handlers *handl
 	struct qmp *q = calloc(1, sizeof(*q));
 
 	if (q)
-		q->tokener = json_tokener_new();
-	if (!q || !q->tokener)
+		q->in.tokener = json_tokener_new();
+	if (!q || !q->in.tokener)
 		err(EXIT_FAILURE, "monitor");
 	q->loop = loop;
 	q->handlers = *handlers;
@@ -506,12 +530,12 @@ int qmp_fd(const struct qmp *q)
  */
 void qmp_close(struct qmp *q)
 {
-	if (!q->closed) {
+	if (q->state != CLOSED) {
 		loop_stop(q->loop, &q->greeting);
 		loop_remove(q->loop, &q->watch);
 	}
 	close(q->watch.fd);
-	q->closed = true;
+	q->state = CLOSED;
 	q->freed = true;
 	if (!q->in_use)
 		destroy(q);
