@@ -159,7 +159,7 @@ static void process_ended(void *context, short revents)
 
 static bool try_reconnect(struct assist *a)
 {
-	int fd = a->owner->reconnect ? a->owner->reconnect(a) : -1;
+	int fd = a->own_socket ? a->owner->reconnect(a) : -1;
 
 	if (fd < 0)
 		return false;
@@ -175,7 +175,7 @@ static void check_gone(void *context)
 	if (a->vm_gone) {
 		migration_gone(&a->migration);
 	} else if (!assist_is_connected(a) && !try_reconnect(a)) {
-		if (!a->owner->reconnect)
+		if (!a->own_socket)
 			migration_silence(&a->migration, silent_s(a));
 		else if (silent_s(a) >= CLOSED_S)
 			migration_lost(&a->migration);

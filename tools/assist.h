@@ -31,7 +31,7 @@ struct assist;
  * @looked: QEMU has said how far the migration is, and what follows was done
  * @ended: the migration has ended, and the guest is at full speed
  * @reconnect: returns a new socket to a monitor that was closed, negative if there is
- *	none yet; NULL if assist_connect() will be called
+ *	none yet; called only of a VM with a socket of its own
  */
 struct assist_owner {
 	void (*say)(struct assist *a, const char *text);
@@ -178,6 +178,8 @@ struct assist_probe {
  * @settings: how to throttle
  * @frugal: ask no more often than is needed, as there are many
  * @want_events: have QEMU say by itself when a migration's state changes
+ * @own_socket: its monitor has a socket of its own, which can be connected to again; if
+ *	not, assist_connect() will be called
  * @vm: QEMU's process
  * @pidfd: of that
  * @throttle: the throttle fd; -1 if there is none
@@ -203,6 +205,7 @@ struct assist {
 	struct policy_settings settings;
 	bool frugal;
 	bool want_events;
+	bool own_socket;
 	struct process vm;
 	struct loop_watch pidfd;
 	struct loop_watch throttle;

@@ -565,25 +565,27 @@ static void open_monitor(struct converge *c)
 	assist_connect(&c->a, fd);
 }
 
+static const struct assist_owner owner = {
+	.say = say,
+	.log = write_event,
+	.ready = ready,
+	.refused = refused,
+	.began = began,
+	.chose = chose,
+	.looked = looked,
+	.ended = ended,
+	.reconnect = reconnect,
+};
+
 static int converge(const struct options *o)
 {
-	struct assist_owner owner = {
-		.say = say,
-		.log = write_event,
-		.ready = ready,
-		.refused = refused,
-		.began = began,
-		.chose = chose,
-		.looked = looked,
-		.ended = ended,
-		.reconnect = o->qmp ? reconnect : NULL,
-	};
 	struct converge c = { .o = o, .screen = !o->quiet && view_screen_init() };
 
 	output_stdio(OUTPUT_DROP, -1);
 	open_log(&c);
 	loop_init(&c.loop);
 	assist_init(&c.a, &c.loop, &owner, &c, &o->policy);
+	c.a.own_socket = o->qmp;
 	if (o->qmp)
 		open_monitor(&c);
 	else

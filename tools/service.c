@@ -455,7 +455,7 @@ static int reconnect(struct assist *a)
 	return qmp_connect(vm->path, false, why, sizeof(why));
 }
 
-static const struct assist_owner socket_owner = {
+static const struct assist_owner owner = {
 	.say = say,
 	.log = write_event,
 	.ready = ready,
@@ -465,18 +465,6 @@ static const struct assist_owner socket_owner = {
 	.looked = looked,
 	.ended = ended,
 	.reconnect = reconnect,
-};
-
-/* libvirt.c tells of a domain again if there is a new connection. */
-static const struct assist_owner domain_owner = {
-	.say = say,
-	.log = write_event,
-	.ready = ready,
-	.refused = refused,
-	.began = began,
-	.chose = chose,
-	.looked = looked,
-	.ended = ended,
 };
 
 static void try_socket(void *context);
@@ -490,10 +478,11 @@ static struct vm *new_vm(struct service *s, const char *path)
 	vm->s = s;
 	vm->path = path ? strdup(path) : NULL;
 	vm->retry = (struct loop_timer) { .due_ns = LOOP_NEVER, .due = try_socket, .context = vm };
-	assist_init(&vm->a, &s->loop, path ? &socket_owner : &domain_owner, vm,
-		    &s->rules.every.policy);
+	assist_init(&vm->a, &s->loop, &owner, vm, &s->rules.every.policy);
 	vm->a.frugal = true;
 	vm->a.want_events = !!path;
+	/* libvirt.c tells of a domain again if there is a new connection. */
+	vm->a.own_socket = !!path;
 	vm->next = s->vms;
 	s->vms = vm;
 	return vm;
