@@ -194,15 +194,17 @@ static struct kvm_userspace_memory_region slots[] = {
 	{ .slot = 1, .guest_phys_addr = GUEST_MEMORY, .memory_size = MEMORY_BYTES },
 };
 
+static void set_slot(int vm, struct kvm_userspace_memory_region *slot, uint32_t flags)
+{
+	slot->flags = flags;
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, slot))
+		err(1, "KVM_SET_USER_MEMORY_REGION");
+}
+
 static void set_slots(int vm, uint32_t flags)
 {
-	unsigned int i;
-
-	for (i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
-		slots[i].flags = flags;
-		if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slots[i]))
-			err(1, "KVM_SET_USER_MEMORY_REGION");
-	}
+	set_slot(vm, &slots[0], flags);
+	set_slot(vm, &slots[1], flags);
 }
 
 static void *map_slot(struct kvm_userspace_memory_region *slot)

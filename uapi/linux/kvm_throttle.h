@@ -115,8 +115,8 @@ struct kvm_throttle {
  * @dirty_rate: the rate in force, in pages a second, which is the vCPU's own, or
  *	else what it shares; 0 without a limit.  This and what follows came with
  *	version 3
- * @dirtied: pages that the vCPU has dirtied as far as KVM logs it.  All are counted
- *	only while the VM or a vCPU of it has a rate
+ * @dirtied: pages that the vCPU has dirtied as far as KVM logs it, while the VM or a
+ *	vCPU of it had a rate
  * @dirty_held_ns: the part of @throttled_ns that it slept for what it had dirtied
  * @dirty_sleeps: how often it did
  */
