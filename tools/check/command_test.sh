@@ -6,7 +6,6 @@
 # Needs neither the module nor a VM.
 
 sleeper=
-path=$PATH
 
 # shellcheck disable=SC2317 # called by tap.sh
 cleanup()
@@ -252,10 +251,10 @@ for wrong in 's/"period_ns":10000000/"period_ns":9223372036854775807/;number .pe
 	sed "${wrong%%;*}" "$dir/good" >"$dir/bad"
 	expect 1 "line [0-9]*: .*${wrong#*;}" plot "$dir/bad" "$dir/a.svg"
 done
-# shellcheck disable=SC2123 # so that gnuplot is not found
-PATH=/nowhere
+# So that gnuplot is not found.
+as='env PATH=/nowhere'
 run plot "$dir/good" "$dir/a.svg"
-PATH=$path
+as=
 [ $status -eq 1 ] && says 'install the package gnuplot-nox'
 result 'gnuplot is missing'
 if command -v gnuplot >"$dir/out"; then

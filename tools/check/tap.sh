@@ -30,10 +30,14 @@ result()
 }
 
 # run ARGUMENT...: the command; what it prints comes to $dir/out, its exit
-# status to $status
+# status to $status.  On a busy machine its writer may end after it: cat waits for that.
 run()
 {
-	$as "$command" "$@" </dev/null >"$dir/out" 2>&1
+	{
+		$as "$command" "$@" </dev/null 2>&1
+		echo $? >"$dir/status"
+	} | cat >"$dir/out"
+	(exit "$(cat "$dir/status")")
 	status=$?
 }
 
