@@ -395,6 +395,9 @@ static struct kvt_setting kvt_most(struct kvt_vm *vm)
 
 	while ((v = kvt_next_vcpu(vm, &i))) {
 		setting = kvt_vcpu_setting(v);
+		/* The VM's, or one before that if it is just being admitted. */
+		if (!setting.own)
+			continue;
 		most.percent_x100 = max(most.percent_x100, setting.percent_x100);
 		most.dirty_rate = min_not_zero(most.dirty_rate, setting.dirty_rate);
 	}

@@ -42,6 +42,9 @@ void kvt_probe_add(struct work_struct *work)
 	smp_store_release(&probe->answered, asked);
 	mutex_unlock(&probe->lock);
 	wake_up_all(&probe->wait);
+	/* Who has asked was killed, and @late may have come too early. */
+	if (!atomic_read(&probe->users))
+		mod_delayed_work(system_unbound_wq, &probe->late, HZ);
 }
 
 static bool kvt_probe_is_answered(const struct kvt_probe *probe, int asked)

@@ -912,7 +912,8 @@ static struct kvt_vcpu *kvt_publish(struct kvt_vm *vm, int i, struct kvt_vcpu *v
 
 struct kvt_vcpu *kvt_vcpu_track(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 {
-	struct kvt_vcpu *v = READ_ONCE(vm->vcpus[vcpu->vcpu_idx]), *new;
+	/* Pairs with kvt_publish(): the caller then sees nr_vcpus. */
+	struct kvt_vcpu *v = smp_load_acquire(&vm->vcpus[vcpu->vcpu_idx]), *new;
 
 	if (v)
 		return v;
