@@ -377,6 +377,7 @@ int main(void)
 	ksft_set_plan(2 * nr_targets(1) + 4 * nr_targets(MANY_VCPUS) + 2);
 	share_cpu_0();
 	be_on_time();
+	wait_for_hooks();
 	test_idle_cost();
 	test_targets(1, ONE_VCPU_BOUND);
 	test_targets(MANY_VCPUS, MANY_VCPUS_BOUND);

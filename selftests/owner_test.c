@@ -50,6 +50,7 @@ FIXTURE_SETUP(owner)
 	if (missing)
 		SKIP(return, "%s", missing);
 	open_sockets(self->sockets);
+	wait_for_hooks();
 }
 
 FIXTURE_TEARDOWN(owner)
@@ -471,8 +472,6 @@ TEST_F(owner, nobody_waits_for_who_has_no_cpu)
 		fds[i] = throttle_attach(g[i].vm->fd);
 		ASSERT_GE(fds[i], 0);
 	}
-	/* Those of the tests before are gone by then. */
-	sleep_ns(2500 * MS);
 	pid = fork_starving();
 	if (!pid) {
 		throttle_set_dirty(fds[0], 0, 1000);

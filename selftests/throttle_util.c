@@ -60,6 +60,11 @@ void be_on_time(void)
 		    "sched_setscheduler");
 }
 
+void wait_for_hooks(void)
+{
+	sleep_ns(2500 * MS);
+}
+
 void take_long_turns(pid_t tid)
 {
 	struct sched_attr attr = { .size = sizeof(attr), .sched_runtime = 100 * MS };

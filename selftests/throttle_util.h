@@ -295,6 +295,14 @@ void sleep_ns(u64 ns);
 void be_on_time(void);
 
 /**
+ * wait_for_hooks() - until what throttles before needed in the kernel is gone
+ *
+ * A worker takes it away a second after the last one, which takes the CPU for so long that
+ * a guest's speed isn't its own.
+ */
+void wait_for_hooks(void);
+
+/**
  * take_long_turns() - have a thread run for long before others on its CPU do
  * @tid: the thread, or 0 for the one that calls; it gets the policy SCHED_OTHER
  *
