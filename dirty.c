@@ -20,11 +20,11 @@
  * The buckets (bucket.h).  A vCPU with a setting of its own has a bucket with its own
  * rate.  The others share the VM's, and each has one for its share besides: it
  * sleeps if both are over.  So one that writes little never sleeps for one that writes
- * much, and what it leaves of its share goes to that.
+ * much.  What the first leaves of its share, the second may use.
  *
  * The sleep.  The hook notes until when the vCPU stays out of the guest, and queues
  * its task work.  KVM runs that before it enters the guest again, and kvt_sleep_off()
- * in vcpu.c sleeps.  If a signal ends that, what is left is still owed: kvt_entry()
+ * in vcpu.c sleeps.  If a signal ends that, what is left is still owed: kvt_vcpu_enter()
  * refuses the vCPU.  A new setting wakes it at once.
  *
  * The look.  A CPU with PML lists what the guest dirties, and KVM reads that at an exit:

@@ -22,17 +22,18 @@
  * While any throttle is in force, a probe on KVM's tracepoint kvm_entry sees every
  * entry into the guest (entry.c).  What it does is up to the vCPU's state:
  *
- *	         set to more than 0 %          entry: the window is open
+ *	              limited                  entry: the window is open
  *	  FREE ----------------------> CLOSED ---------------------------> OPEN
  *	   ^                            |  ^ <--------------------------- |
- *	   | set to 0 %,  entry refused,|  |      hrtimer: the window ends
+ *	   | full speed,  entry refused,|  |      hrtimer: the window ends
  *	   | from any     in task work: |  | a signal
  *	                                v  |
  *	                              ASLEEP -----------> WOKEN -------> OPEN
  *	                                       hrtimer            entry
  *
- *  - FREE and OPEN: the entry passes.  That is two comparisons, with no lock and
- *    no clock, unless the thread is another one or has come to another CPU.
+ *  - FREE and OPEN: the entry passes.  That is a few comparisons, with no lock and no
+ *    clock, unless the thread is another one, has come to another CPU, or has dirtied
+ *    more than it may.
  *  - CLOSED, WOKEN: the window may be open by now.  If it isn't, task work is queued
  *    to the thread, and an interrupt is left pending, so that the CPU leaves the
  *    guest before its first instruction.  KVM's run loop then drops kvm->srcu and
@@ -87,8 +88,8 @@
  *    lets only one do.
  *
  * Locks, outermost first.  A vCPU's thread in KVM_RUN takes only raw ones, with interrupts
- * off.  Others may wait for a mutex for as long as a tenant keeps the one who has it from a
- * CPU; so they can be killed, but for a VM's own end.
+ * off.  Others may wait for a mutex whose holder gets no CPU because of a tenant.  So they
+ * can be killed while they wait.  Only the end of a VM can't.
  *
  *   kvt_probe::lock		mutex; workers, to put a probe into the kernel
  *   kvm->lock			KVM's; its list of devices

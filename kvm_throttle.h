@@ -610,7 +610,7 @@ void kvt_dirty_set_look(struct kvt_vcpu *v);
 
 /**
  * kvt_dirty_look() - have a vCPU exit, and KVM look at what it has dirtied
- * @timer: @v->dirty.look.  Its interrupt does that: there is nothing else to do
+ * @timer: @v->dirty.look.timer.  Its interrupt does that: there is nothing else to do
  *
  * Return: HRTIMER_NORESTART.
  */

@@ -3,8 +3,8 @@
  * kvm_throttle: what is put into the kernel while a throttle needs it.
  *
  * To register a probe takes milliseconds, and more soon after it was unregistered. So it
- * stays for about a second after its last user. Workers add and remove it: a tenant's
- * thread that has few or no CPU time would have all others wait for it.
+ * stays for about a second after its last user. Workers add and remove it: if a tenant's
+ * thread did that with little CPU time, all others would wait for it.
  */
 
 #include <linux/atomic.h>

@@ -2,7 +2,7 @@
 /*
  * The numbers of the interface, for languages that can't read its header: each ioctl,
  * each constant, and where each struct has its fields.  Documentation/api.rst has what
- * this prints; `make check` compares.
+ * this prints; `make test` compares.
  */
 #include <err.h>
 #include <stddef.h>
