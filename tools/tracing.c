@@ -120,20 +120,46 @@ static uint64_t read_field(const struct tep_format_field *field, void *record)
 	return value;
 }
 
-/* Know what the tracepoints have. */
+/* What all events begin with. */
+static void read_header(void)
+{
+	char *text;
+	int size;
+
+	text = tracefs_instance_file_read(NULL, "events/header_page", &size);
+	if (!text || tep_parse_header_page(tracing.tep, text, size, sizeof(long)))
+		err(EXIT_FAILURE, TRACEFS "/events/header_page");
+	free(text);
+}
+
+static struct tep_event *read_format(const char *name)
+{
+	char *text;
+	int size;
+
+	text = tracefs_event_file_read(NULL, SYSTEM, name, "format", &size);
+	if (text)
+		tep_parse_event(tracing.tep, text, size, SYSTEM);
+	free(text);
+	return tep_find_event_by_name(tracing.tep, SYSTEM, name);
+}
+
+/*
+ * Know what the tracepoints have.  tracefs_local_events_system() would read all symbols
+ * of the kernel as well, which takes longer than all the rest.
+ */
 static void read_formats(void)
 {
-	const char * const systems[] = { SYSTEM, NULL };
-
-	tracing.tep = tracefs_local_events_system(NULL, systems);
+	tracing.tep = tep_alloc();
 	if (!tracing.tep)
-		err(EXIT_FAILURE, TRACEFS "/events/" SYSTEM);
+		err(EXIT_FAILURE, "trace events");
+	read_header();
 	for (int t = 0; t < NR_TRACE_TYPES; t++) {
 		struct tep_event *event;
 		char name[64];
 
 		snprintf(name, sizeof(name), SYSTEM "_%s", types[t].name);
-		event = tep_find_event_by_name(tracing.tep, SYSTEM, name);
+		event = read_format(name);
 		tracing.ids[t] = event ? event->id : -1;
 		for (int f = 0; f < NR_TRACE_FIELDS; f++) {
 			if (!(types[t].fields & (1U << f)))
