@@ -292,7 +292,7 @@ result 'a time limit that is too short'
 
 fake --dirty 20 "$qmp" active:20 completed
 begin --time-limit 60s
-ends 0 'has completed' && ! grep -q limit "$dir/out"
+ends 0 'has completed' && ! grep -q 'time limit' "$dir/out"
 result 'one that is long enough'
 
 fake --memory 2000 --probe 500 --probe-mode dirty-ring "$qmp" active:90 completed
