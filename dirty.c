@@ -145,7 +145,7 @@ u64 kvt_dirty_logged(struct kvm *kvm)
 static u64 kvt_charge_own(struct kvt_vcpu *v, u64 now, u64 page, u32 pages)
 {
 	v->dirty.bucket.due = kvt_bucket_add(v->dirty.bucket.due, now, pages * page,
-				      READ_ONCE(v->dirty.limit.burst));
+					     READ_ONCE(v->dirty.limit.burst));
 	return v->dirty.bucket.due;
 }
 

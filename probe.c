@@ -49,6 +49,7 @@ void kvt_probe_add(struct work_struct *work)
 
 static bool kvt_probe_is_answered(const struct kvt_probe *probe, int asked)
 {
+	/* Pairs with kvt_probe_add(): the error is that one's, or a later one's. */
 	return smp_load_acquire(&probe->answered) - asked >= 0;
 }
 

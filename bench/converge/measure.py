@@ -181,6 +181,13 @@ def simulated(case, full):
     return rows
 
 
+def strongest(result):
+    """What a migration's guest was left at worst."""
+    if result.get('rate'):
+        return f"{result['rate']} pages/s"
+    return f"{result['percent']:.2f} %"
+
+
 def median_of(results, key):
     return statistics.median(result[key] for result in results)
 
@@ -202,7 +209,7 @@ def show(results, simulations, cases):
           'throttled, integrated. stall: the longest that the guest saw; none: without a throttle, '
           'in one run. In brackets: what the simulator says.\n')
     print('| | time: defaults | 50 + 20 | converge | lost: defaults | 50 + 20 | converge | '
-          'stall: defaults | 50 + 20 | converge | none | highest |')
+          'stall: defaults | 50 + 20 | converge | none | strongest |')
     print('|---|' + '---:|' * 11)
     for case in cases:
         cells = []
@@ -218,7 +225,7 @@ def show(results, simulations, cases):
                     cell += f' ({prediction:{form}})'
                 cells.append(cell)
         cells.append(f"{median_of(results[case.name, NONE.name], 'stall_s') * 1e3:.0f}")
-        cells.append(f"{median_of(results[case.name, 'converge'], 'percent'):.2f} %")
+        cells.append(strongest(results[case.name, 'converge'][0]))
         print(f'| {case.name} | ' + ' | '.join(cells) + ' |', flush=True)
 
 
@@ -257,6 +264,7 @@ def parse_options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--runs', type=int, default=1)
     parser.add_argument('--case', action='append', help='only this one; several times')
+    parser.add_argument('--by', choices=('rate', 'percent'), help='how converge throttles')
     parser.add_argument('--output', required=True)
     return parser.parse_args()
 
@@ -272,6 +280,7 @@ def main():
     migration.be_on_time()
     cases = [case for case in CASES if not options.case or case.name in options.case]
     results, simulations, own, limits = {}, {}, {}, []
+    means = ('--by', options.by) if options.by else ()
 
     def save():
         with open(options.output, 'w', encoding='utf-8') as file:
@@ -284,10 +293,10 @@ def main():
                 # Once is enough of what isn't throttled.
                 if run and (variant is NONE or case.converges and variant is not CONVERGE):
                     continue
-                result = migrate(case, variant, stock, command)
+                result = migrate(case, variant, stock, command, means)
                 progress(f"run {run + 1} of {options.runs}: {case.name}, {variant.title}: "
                          f"{'' if result['completed'] else '> '}{result['seconds']:.1f} s, "
-                         f"lost {result['lost_s']:.1f} s, {result['percent']:.2f} %")
+                         f"lost {result['lost_s']:.1f} s, {strongest(result)}")
                 results.setdefault((case.name, variant.name), []).append(result)
                 save()
                 if variant is NONE and result['completed'] != case.converges:
@@ -302,7 +311,8 @@ def main():
             continue
         # A fifth more than it takes anyway.
         limit_s = 1.2 * median_of(results[case.name, 'converge'], 'seconds')
-        run = migrate(case, CONVERGE, stock, command, ('--time-limit', f'{limit_s:.3f}s'))
+        run = migrate(case, CONVERGE, stock, command,
+                      (*means, '--time-limit', f'{limit_s:.3f}s'))
         progress(f"{case.name}, limit {limit_s:.1f} s: {run['seconds']:.1f} s")
         limits.append({**run, 'limit_s': limit_s})
         save()
