@@ -271,7 +271,7 @@ static void kvt_vm_unlock(struct kvt_vm *vm)
 {
 	struct kvm *kvm = vm->kvm;
 
-	/* First, as the VM's end takes it. */
+	/* Before the put: the VM's end takes this lock. */
 	mutex_unlock(&vm->lock);
 	kvt_put_kvm(vm, kvm);
 }

@@ -9,7 +9,7 @@
 #elif !IS_ENABLED(CONFIG_KVM)
 #error "this kernel has no KVM (CONFIG_KVM), so there is nothing to throttle"
 #elif !defined(CONFIG_KVM_XFER_TO_GUEST_WORK) && !defined(CONFIG_VIRT_XFER_TO_GUEST_WORK)
-/* arm64's of 5.14; nor does it there. */
+/* As arm64's KVM of 5.14: a vCPU that is kept out would never sleep, but try again. */
 #error "its KVM runs no task work before it enters the guest (CONFIG_KVM_XFER_TO_GUEST_WORK)"
 #elif !defined(CONFIG_MODULES)
 #error "this kernel takes no modules (CONFIG_MODULES)"

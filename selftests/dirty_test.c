@@ -657,7 +657,7 @@ TEST_F(dirty, together_with_windows)
 	check_with_windows(_metadata, self, 9900, 200, 2);
 }
 
-/* It was about to sleep for pages no more, but had no CPU when its window closed. */
+/* A vCPU has slept for pages, and waits for a CPU while its window closes. */
 TEST_F(dirty, held_once_while_it_waits_for_a_cpu)
 {
 	struct kvm_throttle_vcpu_state before, after;

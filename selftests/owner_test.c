@@ -452,12 +452,6 @@ static bool has_run(pid_t pid, u64 ns)
 	return state != 'R' || ran_ns > ns;
 }
 
-static void end_process(pid_t pid)
-{
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-}
-
 /* The first limit on a host takes a tenth of a second of somebody's CPU time. */
 TEST_F(owner, nobody_waits_for_who_has_no_cpu)
 {
@@ -488,7 +482,8 @@ TEST_F(owner, nobody_waits_for_who_has_no_cpu)
 	TH_LOG("%llu ms", (unsigned long long)(ns / MS));
 	if (throttle_exact())
 		EXPECT_LT(ns, 1000 * MS);
-	end_process(pid);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 	for (i = 0; i < 2; i++) {
 		close(fds[i]);
 		guest_destroy(&g[i]);

@@ -181,11 +181,12 @@ def simulated(case, full):
     return rows
 
 
-def strongest(result):
-    """What a migration's guest was left at worst."""
-    if result.get('rate'):
-        return f"{result['rate']} pages/s"
-    return f"{result['percent']:.2f} %"
+def strongest(runs):
+    """The strongest throttle of each run, in the median."""
+    rate = statistics.median(run.get('rate') or 0 for run in runs)
+    if rate:
+        return f'{rate:.0f} pages/s'
+    return f"{median_of(runs, 'percent'):.2f} %"
 
 
 def median_of(results, key):
@@ -225,7 +226,7 @@ def show(results, simulations, cases):
                     cell += f' ({prediction:{form}})'
                 cells.append(cell)
         cells.append(f"{median_of(results[case.name, NONE.name], 'stall_s') * 1e3:.0f}")
-        cells.append(strongest(results[case.name, 'converge'][0]))
+        cells.append(strongest(results[case.name, 'converge']))
         print(f'| {case.name} | ' + ' | '.join(cells) + ' |', flush=True)
 
 
@@ -296,7 +297,7 @@ def main():
                 result = migrate(case, variant, stock, command, means)
                 progress(f"run {run + 1} of {options.runs}: {case.name}, {variant.title}: "
                          f"{'' if result['completed'] else '> '}{result['seconds']:.1f} s, "
-                         f"lost {result['lost_s']:.1f} s, {strongest(result)}")
+                         f"lost {result['lost_s']:.1f} s, {strongest([result])}")
                 results.setdefault((case.name, variant.name), []).append(result)
                 save()
                 if variant is NONE and result['completed'] != case.converges:
