@@ -243,6 +243,9 @@ def compare(results, cases, own, limits):
         return f'{sum(value <= bound for value in values.values())} of {len(values)} within'
 
     def check(title, goal, bound, values, more=''):
+        # None of the cases that were asked for needs help.
+        if not values:
+            return
         name = max(values, key=values.get)
         goals.check(title, goal, f'{values[name]:.2f} ({name}); {within(values, bound)}{more}',
                     values[name] <= bound)
