@@ -19,6 +19,7 @@
 
 #include "guest_arch.h"
 #include "kselftest.h"
+#include "spend_insns.h"
 #include "throttle_util.h"
 
 #define PERIOD_NS	(1 * MS)
@@ -43,8 +44,8 @@ static void *soak(void *unused)
 
 	TEST_ASSERT(!sched_setscheduler(0, SCHED_IDLE, &param), "SCHED_IDLE");
 	for (;;) {
-		for (int i = 0; i < 1000; i++)
-			barrier();
+		for (int i = 0; i < 10; i++)
+			spend_insns();
 		soaked++;
 	}
 	return NULL;

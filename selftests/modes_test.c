@@ -202,10 +202,11 @@ static void create_faults(struct mode_guest *g)
 #define SEGMENT_DATA	0x3
 
 #define REAL_BASE	0x10000
-#define REAL_COUNT	0x100
+/* In a page without code, whose writes an emulator would have to watch. */
+#define REAL_COUNT	0x1000
 
 /* In 16-bit code: 1: incl REAL_COUNT; jmp 1b */
-static const u8 real_code[] = { 0x66, 0xff, 0x06, 0x00, 0x01, 0xeb, 0xf9 };
+static const u8 real_code[] = { 0x66, 0xff, 0x06, 0x00, 0x10, 0xeb, 0xf9 };
 
 static struct kvm_segment real_segment(u8 type)
 {

@@ -20,10 +20,8 @@
 #undef sched_param
 
 #include "guest_arch.h"
+#include "spend_insns.h"
 #include "throttle_util.h"
-
-/* Loops of a unit of work. */
-#define UNIT_LOOPS	100
 
 /* In guest memory; the test sees it through guest::reports. */
 static struct guest_report guest_reports[GUEST_VCPUS_MAX];
@@ -196,10 +194,9 @@ int receive_fd(int socket)
 
 u64 guest_unit(u64 i, u64 last)
 {
-	u64 now, loop;
+	u64 now;
 
-	for (loop = 0; loop < UNIT_LOOPS; loop++)
-		barrier();
+	spend_insns();
 	WRITE_ONCE(guest_reports[i].work, guest_reports[i].work + 1);
 	now = guest_clock();
 	if (now - last > READ_ONCE(guest_reports[i].gap_cycles))
@@ -245,7 +242,7 @@ static void *vcpu_thread(void *arg)
 void guest_run(struct guest *g, int i)
 {
 	struct kvm_run *run = g->vcpus[i]->run;
-	int loop, r;
+	int r;
 	u64 ns;
 
 	for (;;) {
@@ -259,8 +256,8 @@ void guest_run(struct guest *g, int i)
 		}
 		TEST_ASSERT(run->exit_reason == GUEST_EXIT_REASON,
 			    "exit reason %u", run->exit_reason);
-		for (loop = 0; loop < g->slow_exits * 1000; loop++)
-			barrier();
+		for (int n = 0; n < g->slow_exits * 10; n++)
+			spend_insns();
 		ns = now_ns() - g->left_ns[i];
 		if (ns > g->outside_ns)
 			g->outside_ns = ns;

@@ -14,6 +14,7 @@
 
 #include "guest_arch.h"
 #include "kselftest_harness.h"
+#include "spend_insns.h"
 #include "throttle_util.h"
 
 FIXTURE(vcpu) {
@@ -693,12 +694,9 @@ static void exit_all_the_time(void)
 static double own_speed(u64 ns)
 {
 	u64 begin = now_ns(), loops = 0;
-	int i;
 
-	for (; now_ns() < begin + ns; loops++) {
-		for (i = 0; i < 100; i++)
-			barrier();
-	}
+	for (; now_ns() < begin + ns; loops++)
+		spend_insns();
 	return loops * 1e9 / (now_ns() - begin);
 }
 
@@ -957,8 +955,8 @@ TEST_F_TIMEOUT(vcpu, halts_when_its_window_ends, 60)
 static void *stopped_thread(void *arg)
 {
 	guest_run(arg, 0);
-	for (int i = 0; i < 10000; i++)
-		barrier();
+	for (int i = 0; i < 100; i++)
+		spend_insns();
 	pause();
 	return NULL;
 }

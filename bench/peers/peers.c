@@ -16,6 +16,7 @@
 
 #include "guest_arch.h"
 #include "peers.h"
+#include "spend_insns.h"
 
 #define VMS_MAX		64
 #define TARGETS_MAX	32
@@ -318,8 +319,8 @@ static void *soak_code(void *unused)
 
 	TEST_ASSERT(!sched_setscheduler(0, SCHED_IDLE, &param), "SCHED_IDLE");
 	while (soaking) {
-		for (int i = 0; i < 1000; i++)
-			barrier();
+		for (int i = 0; i < 10; i++)
+			spend_insns();
 		soaked++;
 	}
 	return NULL;

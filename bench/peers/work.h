@@ -10,17 +10,17 @@
 #define BENCH_WORK_H
 
 #include "memory.h"
+#include "spend_insns.h"
 
-#define UNIT_LOOPS	100
 /* Of a lock, on average. */
 #define UNITS_LOCKED	5
 
 static void guest_attend(volatile struct bench_memory *memory, unsigned int i);
 
-static inline void guest_loops(unsigned int n)
+static inline void guest_units(unsigned int n)
 {
-	for (n *= UNIT_LOOPS; n; n--)
-		asm volatile("" : : : "memory");
+	for (; n; n--)
+		spend_insns();
 }
 
 static inline void guest_gap(volatile struct bench_memory *memory, uint64_t last,
@@ -42,7 +42,7 @@ static inline void work_loop(volatile struct bench_memory *memory, unsigned int 
 	const uint64_t exit_cycles = memory->orders.exit_cycles;
 
 	for (;;) {
-		guest_loops(1);
+		guest_units(1);
 		memory->vcpus[i].work++;
 		now = guest_clock();
 		/* In this order, so that a unit is the same for all vCPUs. */
@@ -73,12 +73,12 @@ static inline void lock_loop(volatile struct bench_memory *memory, unsigned int 
 		while (__atomic_exchange_n(&memory->lock, 1, __ATOMIC_ACQUIRE))
 			while (memory->lock)
 				cpu_relax();
-		guest_loops(units_locked(&seed));
+		guest_units(units_locked(&seed));
 		__atomic_store_n(&memory->lock, 0, __ATOMIC_RELEASE);
 		memory->vcpus[i].work++;
 		if (memory->orders.attend)
 			guest_attend(memory, i);
-		guest_loops(units_locked(&seed));
+		guest_units(units_locked(&seed));
 	}
 }
 
@@ -89,7 +89,7 @@ static inline void token_loop(volatile struct bench_memory *memory, unsigned int
 	for (;;) {
 		while (__atomic_load_n(&memory->token, __ATOMIC_ACQUIRE) != i)
 			cpu_relax();
-		guest_loops(UNITS_LOCKED);
+		guest_units(UNITS_LOCKED);
 		memory->vcpus[i].work++;
 		if (memory->orders.attend)
 			guest_attend(memory, i);
