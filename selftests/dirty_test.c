@@ -207,13 +207,10 @@ static void halt(struct _test_data_dirty *self)
 static void run_once(struct _test_data_dirty *self)
 {
 	u64 work = guest_work(&self->guest) + self->guest.nr_vcpus * PAGES;
-	u64 patience = now_ns() + 60000 * MS;
 
 	go(self, PAGES);
-	while (guest_work(&self->guest) < work) {
-		TEST_ASSERT(now_ns() < patience, "the guest doesn't get on");
-		sleep_ns(MS);
-	}
+	TEST_ASSERT(WAIT_FOR(guest_work(&self->guest) >= work, MS, 60000 * MS),
+		    "the guest doesn't get on");
 	halt(self);
 }
 
@@ -889,12 +886,9 @@ static int write_ftrace_enabled(const char *value)
 
 TEST_F(dirty, ftrace_is_turned_off)
 {
-	u64 patience = now_ns() + 60000 * MS;
-
 	START(BITMAP, WRITER);
 	/* The hook of the tests before is there for a while. */
-	while (write_ftrace_enabled("0") && now_ns() < patience)
-		sleep_ns(100 * MS);
+	ASSERT_TRUE(WAIT_FOR(!write_ftrace_enabled("0"), 100 * MS, 60000 * MS));
 	EXPECT_EQ(throttle_set_dirty(self->fd, 0, 500), -EBUSY);
 	EXPECT_EQ(throttle_set_dirty(self->fd, 5000, 500), -EBUSY);
 	/* Nothing has changed. */

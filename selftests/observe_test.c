@@ -176,7 +176,6 @@ TEST_F(observe, tracepoints)
 {
 	struct kvm_throttle_vcpu_state state;
 	struct seen seen;
-	u64 patience;
 	char *text;
 	int fd;
 
@@ -186,11 +185,8 @@ TEST_F(observe, tracepoints)
 	/* This changes nothing. */
 	ASSERT_EQ(throttle_set(fd, 8000, 0), 0);
 	/* On a busy machine, a window may take long. */
-	patience = now_ns() + 20000 * MS;
-	do {
-		sleep_ns(500 * MS);
-		ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
-	} while (state.windows <= 5 && now_ns() < patience);
+	ASSERT_TRUE(WAIT_FOR(throttle_get(fd, &state, 1, NULL) == 1 && state.windows > 5,
+			     500 * MS, 20000 * MS));
 	ASSERT_EQ(throttle_set(fd, 0, 0), 0);
 	ASSERT_EQ(throttle_get(fd, &state, 1, NULL), 1);
 	close(fd);
@@ -517,7 +513,7 @@ TEST_F(observe, steal_time_in_another_thread)
 {
 #ifdef __x86_64__
 	volatile struct kvm_steal_time *st;
-	u64 steal, work, patience;
+	u64 steal, work;
 	int fd, i;
 
 	st = ask_for_steal_time(&self->guest);
@@ -532,10 +528,7 @@ TEST_F(observe, steal_time_in_another_thread)
 		work = guest_work(&self->guest);
 		guest_start(&self->guest, 0);
 		/* It is told before it runs. */
-		patience = now_ns() + 10000 * MS;
-		while (guest_work(&self->guest) == work && now_ns() < patience)
-			sleep_ns(1 * MS);
-		ASSERT_GT(guest_work(&self->guest), work);
+		ASSERT_TRUE(WAIT_FOR(guest_work(&self->guest) > work, MS, 10000 * MS));
 		EXPECT_GE(st->steal, steal);
 	}
 	close(fd);

@@ -288,6 +288,23 @@ void sleep_until_ns(u64 ns);
 void sleep_ns(u64 ns);
 
 /**
+ * WAIT_FOR() - wait until something is true, but not for ever
+ * @condition: what
+ * @step_ns: for how long to sleep until it is looked at again
+ * @patience_ns: for how long in all
+ *
+ * Return: whether it is true.
+ */
+#define WAIT_FOR(condition, step_ns, patience_ns) ({			\
+	u64 __end = now_ns() + (patience_ns);				\
+	bool __true;							\
+									\
+	while (!(__true = (condition)) && now_ns() < __end)		\
+		sleep_ns(step_ns);					\
+	__true;								\
+})
+
+/**
  * be_on_time() - have this thread run before any guest that it shares a CPU with
  *
  * Threads that it makes are as any other.

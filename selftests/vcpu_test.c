@@ -69,11 +69,8 @@ static struct kvm_throttle_vcpu_state state_of(int fd, int i)
 /* Has vCPU 0 had so many windows?  Where time is noise, it will have. */
 static bool has_windows(int fd, u64 windows)
 {
-	u64 end = now_ns() + (throttle_exact() ? 0 : 20000 * MS);
-
-	while (state_of(fd, 0).windows < windows && now_ns() < end)
-		sleep_ns(10 * MS);
-	return state_of(fd, 0).windows >= windows;
+	return WAIT_FOR(state_of(fd, 0).windows >= windows, 10 * MS,
+			throttle_exact() ? 0 : 20000 * MS);
 }
 
 /* Share of the next @ns for which a vCPU is held. */
@@ -265,12 +262,7 @@ TEST_F(vcpu, memslots_do_not_wait)
 /* Does the guest go on from @work at once? Where time is noise, at all. */
 static bool goes_on(const struct guest *g, u64 work)
 {
-	u64 end = now_ns() + (throttle_exact() ? 0 : 10000 * MS);
-
-	do {
-		sleep_ns(MS);
-	} while (guest_work(g) == work && now_ns() < end);
-	return guest_work(g) > work;
+	return WAIT_FOR(guest_work(g) > work, MS, throttle_exact() ? MS : 10000 * MS);
 }
 
 TEST_F(vcpu, change_is_in_force_within_a_period)
