@@ -156,8 +156,8 @@ def migrate(case, variant, binary, command, options=()):
     return result
 
 
-def simulated(case, full):
-    """The simulator's time and work lost of each variant."""
+def simulated(case, full, by):
+    """The simulator's time and work lost of each variant; converge throttles by what @by says."""
     command = [SIMULATE, '--memory', '1', '--bandwidth', str(case.bandwidth / MIB),
                '--downtime', str(DOWNTIME_S)]
     fields = case.workload.fields
@@ -170,7 +170,7 @@ def simulated(case, full):
         command += ['--set', one]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     names = {'none': 'none', 'QEMU, defaults': 'defaults', 'QEMU, 50 + 20': 'tuned',
-             'converge': 'converge'}
+             'converge --by=percent' if by == 'percent' else 'converge': 'converge'}
     rows = {}
     for line in answer.stdout.splitlines():
         cells = [cell.strip() for cell in line.strip('|').split('|')]
@@ -308,7 +308,7 @@ def main():
                              'without a throttle')
                     case.converges = result['completed']
         simulations[case.name] = simulated(
-            case, median_of(results[case.name, 'converge'], 'full_speed'))
+            case, median_of(results[case.name, 'converge'], 'full_speed'), options.by)
         if case.converges:
             own[case.name] = results[case.name, 'converge']
             save()
