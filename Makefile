@@ -154,7 +154,7 @@ bench-migration: vm qemu	## three of those, and the goals
 .PHONY: simulate-converge bench-converge
 simulate-converge:		## when and how much to throttle, simulated (seconds)
 	bench/converge/run simulate
-bench-converge: vm		## kvm-throttle converge against auto-converge (an hour)
+bench-converge: vm		## kvm-throttle converge against auto-converge (half an hour)
 	bench/converge/run bench --runs 3
 
 .PHONY: bench
