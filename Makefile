@@ -15,7 +15,8 @@ llvm = $(if $(LLVM),,$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' \
 	$(or $(O),$(KDIR))/include/config/auto.conf),LLVM=1))
 KBUILD = $(MAKE) -C $(KDIR) M=$(CURDIR) $(llvm)
 
-release = $(shell cat $(or $(O),$(KDIR))/include/config/kernel.release)
+# Its headers may be gone by the time that the module is removed.
+release = $(or $(shell cat $(or $(O),$(KDIR))/include/config/kernel.release 2>/dev/null),$(running))
 
 ##@ Building and installing (seconds)
 
@@ -59,6 +60,7 @@ install: modules		## install the module, and the command if it was made
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
 	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
 uninstall:			## remove what install has installed, for the same kernel
+	@test "$(release)" || { echo "there is no kernel in KDIR=$(KDIR)" >&2; exit 1; }
 	rm -f $(INSTALL_MOD_PATH)/lib/modules/$(release)/updates/kvm_throttle.ko*
 	$(if $(INSTALL_MOD_PATH),,depmod $(release))
 	rm -f $(rules)

@@ -201,8 +201,9 @@ struct kvm_throttle_state {
  *
  * KVM_SET_THROTTLE: returns 0.  A change is in force within one period, or within
  * 20 ms if it is of the rate; full speed is at once.  A new vCPU, or one in a new thread,
- * is throttled from its first entry into the guest on.  To set a rate takes a tenth of a
- * second each time that no VM of the host has had one for about a second.
+ * is throttled from its first entry into the guest on.  The call takes up to 15 ms each
+ * time that no VM of the host has been throttled for about a second, and up to a tenth of
+ * a second if none has had a rate for as long and a rate is set.
  *	EBUSY	dirty_rate is not 0, and the administrator has turned off ftrace,
  *		which it takes (kernel.ftrace_enabled)
  *	EFAULT	the pointer is wrong
