@@ -15,7 +15,7 @@ import svg  # noqa: E402
 LOOKS = {
     'none': ('no throttle', svg.GREY, 3),
     'stock': ('stock QEMU\'s auto-converge', svg.RED, 2),
-    'module': ('patched QEMU, by kvm_throttle', svg.BLUE, 1),
+    'module': ('patched, kvm_throttle', svg.BLUE, 1),
 }
 TITLE = 'A migration of a guest that dirties memory in a loop'
 COMMAND = 'bench/migration/run demo; one emulated AMD CPU, virtual time'
