@@ -160,7 +160,7 @@ bench-converge: vm		## kvm-throttle converge against auto-converge (half an hour
 	bench/converge/run bench --runs 3
 
 .PHONY: bench
-bench: vm			## all ways to throttle a VM (2 hours; QUICK=1: 10 minutes)
+bench: vm			## all ways to throttle a VM (1 to 2 hours; QUICK=1: 10 minutes)
 	bench/peers/run $(if $(QUICK),--quick)
 
 .PHONY: help
