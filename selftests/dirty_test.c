@@ -537,6 +537,7 @@ TEST_F(dirty, reader_never_sleeps)
 	EXPECT_EQ(reader.dirtied, 0);
 	EXPECT_EQ(reader.dirty_sleeps, 0);
 	EXPECT_EQ(reader.throttled_ns, 0);
+	TH_LOG("the reader does %.4f of its work", seen.work[1] / before.work[1]);
 	/* It has the CPU for itself, or had it before.  With PML, the log took more of that. */
 	if (throttle_exact() && cpus == 1 && !host_has_pml())
 		EXPECT_NEAR(seen.work[1] / before.work[1], 2, 5);

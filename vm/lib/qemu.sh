@@ -26,9 +26,6 @@ case $arch in
 amd64)
 	qemu='qemu-system-x86_64'
 	machine=pc cpu=max,+svm console=ttyS0 icount=2
-	# Linux would clear pages byte by byte. A CPU with ERMS is fast at that; here each
-	# byte takes an instruction's time, so that a page took 16 µs.
-	cpu+=,-erms,-fsrm,-fzrm,-fsrs,-fsrc
 	# KVM insists on it there. It is true: the TSC is the machine's clock.
 	[[ $flavour != rt ]] || cpu+=,+invtsc,x-force-features=on
 	# pc describes its interrupts by a program. Kernels that look for mistakes
