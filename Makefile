@@ -95,7 +95,7 @@ vm:
 	vm/vm build
 
 .PHONY: check
-check: vm			## all tests (an hour): ends in N passed, N failed
+check: vm			## all tests (half an hour): ends in N passed, N failed
 	vm/check
 
 .PHONY: check-smp
