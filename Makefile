@@ -60,7 +60,7 @@ install: modules		## install the module, and the command if it was made
 	$(if $(wildcard tools/kvm-throttle),$(MAKE) -C tools install)
 	$(if $(wildcard tools/meter/kvm-throttle-meter),$(MAKE) -C tools/meter install)
 uninstall:			## remove what install has installed, for the same kernel
-	@test "$(release)" || { echo "there is no kernel in KDIR=$(KDIR)" >&2; exit 1; }
+	@test "$(release)" || { echo "there is no kernel in KDIR=$(KDIR): give the one that it was installed for" >&2; exit 1; }
 	rm -f $(INSTALL_MOD_PATH)/lib/modules/$(release)/updates/kvm_throttle.ko*
 	$(if $(INSTALL_MOD_PATH),,depmod $(release))
 	rm -f $(rules)

@@ -525,14 +525,29 @@ TEST_F(dirty, light_writer_never_sleeps)
 		EXPECT_EQ(light.dirty_sleeps, 0);
 }
 
+/* Units of work a second of a vCPU, while nobody takes the CPU's time to read the log. */
+static double unwatched_speed(struct _test_data_dirty *self, int i)
+{
+	u64 work = self->guest.reports[i].work, begin = now_ns();
+	double speed;
+
+	go(self, -1);
+	sleep_ns(2000 * MS);
+	speed = (self->guest.reports[i].work - work) * 1e9 / (now_ns() - begin);
+	halt(self);
+	harvest(self);
+	return speed;
+}
+
 TEST_F(dirty, reader_never_sleeps)
 {
 	struct kvm_throttle_vcpu_state reader;
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	struct seen before, seen;
+	struct seen seen;
+	double before, after;
 
 	START(BITMAP, WRITER, READER);
-	before = watch(self, 5);
+	before = unwatched_speed(self, 1);
 	set(self, 0, 500);
 	seen = watch(self, 10);
 	reader = state_of(self, 1);
@@ -540,12 +555,13 @@ TEST_F(dirty, reader_never_sleeps)
 	EXPECT_EQ(reader.dirtied, 0);
 	EXPECT_EQ(reader.dirty_sleeps, 0);
 	EXPECT_EQ(reader.throttled_ns, 0);
-	TH_LOG("the reader does %.4f of its work", seen.work[1] / before.work[1]);
+	after = unwatched_speed(self, 1);
+	TH_LOG("the reader does %.4f of its work", after / before);
 	/* It has the CPU for itself, or had it before.  With PML, the log took more of that. */
 	if (throttle_exact() && cpus == 1 && !host_has_pml())
-		EXPECT_NEAR(seen.work[1] / before.work[1], 2, 5);
+		EXPECT_NEAR(after / before, 2, 5);
 	else if (throttle_exact())
-		EXPECT_GE(seen.work[1] / before.work[1], cpus == 1 ? 1.9 : 0.999);
+		EXPECT_GE(after / before, cpus == 1 ? 1.9 : 0.999);
 }
 
 TEST_F(dirty, vcpu_with_a_limit_of_its_own)
@@ -1044,11 +1060,14 @@ TEST_F(dirty, cost_of_a_page)
 	after = page_ns(self);
 	TH_LOG("%.0f ns a page; limited %.0f (%+.1f %%), another VM limited %.0f (%+.1f %%), after that %.0f",
 	       off, on, 100 * (on / off - 1), other, 100 * (other / off - 1), after);
-	/* The hook takes as long with PML, which spares the guest the fault. */
+	/*
+	 * The hook takes as long with PML, which spares the guest the fault.  However much
+	 * the guest works for a page, the hook takes no more for that.
+	 */
 	EXPECT_GT(off, host_has_pml() ? 500 : 1000);
-	EXPECT_LE(on, off + (host_has_pml() ? 600 : off * 0.10));
+	EXPECT_LE(on, off + (host_has_pml() ? 600 : fmin(off * 0.10, 790)));
 	EXPECT_GT(on, off);
-	EXPECT_LE(other, off + (host_has_pml() ? 300 : off * 0.05));
+	EXPECT_LE(other, off + (host_has_pml() ? 300 : fmin(off * 0.05, 395)));
 	EXPECT_NEAR(after, off, host_has_pml() ? 0.3 : 0.1);
 }
 

@@ -8,7 +8,8 @@
 /**
  * spend_insns() - execute a hundred instructions
  *
- * Straight ahead: the emulator of vm/vm takes longer for one jump than for all of them.
+ * Straight ahead: the emulator of vm/vm translates up to the next jump, and what it does
+ * there takes longer than all of them.
  */
 static inline void spend_insns(void)
 {

@@ -242,7 +242,7 @@ static void *vcpu_thread(void *arg)
 void guest_run(struct guest *g, int i)
 {
 	struct kvm_run *run = g->vcpus[i]->run;
-	int r;
+	int loop, r;
 	u64 ns;
 
 	for (;;) {
@@ -256,8 +256,8 @@ void guest_run(struct guest *g, int i)
 		}
 		TEST_ASSERT(run->exit_reason == GUEST_EXIT_REASON,
 			    "exit reason %u", run->exit_reason);
-		for (int n = 0; n < g->slow_exits * 10; n++)
-			spend_insns();
+		for (loop = 0; loop < g->slow_exits * 1000; loop++)
+			barrier();
 		ns = now_ns() - g->left_ns[i];
 		if (ns > g->outside_ns)
 			g->outside_ns = ns;

@@ -41,7 +41,7 @@ struct guest_report {
  * @threads: the threads that run them
  * @reports: where the test sees the guest's reports
  * @clock_khz: what guest_report::gap_cycles is counted in
- * @slow_exits: thousands of instructions that a thread spends at each exit of the guest
+ * @slow_exits: thousands of loops that a thread works at each exit of the guest
  * @left_ns: when each thread left KVM_RUN last
  * @outside_ns: longest time that a thread took from leaving KVM_RUN, other than
  *	by a signal, to entering it again

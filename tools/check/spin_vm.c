@@ -48,7 +48,7 @@
 /* One page is 0x100 in a segment register: "mov ds, ax; inc [0]; add ax, 0x100", again. */
 static const char write_pages[] = "\x8e\xd8\xfe\x06\x00\x00\x05\x00\x01\xeb\xf5";
 
-/* Back by 126 "nop": an emulator takes longer for the jump than for all of them. */
+/* Back by 126 "nop", for which an emulator needs less time than for the jump. */
 static void write_spin(char *code)
 {
 	memset(code, 0x90, RESET_OFFSET);
