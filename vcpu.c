@@ -30,6 +30,9 @@
  */
 #define KVT_PUT_OFF_NS	(20 * NSEC_PER_USEC)
 
+/* Of what a vCPU has run more, or less, than a sibling no more is remembered. */
+#define KVT_AHEAD_MOST_NS	(64LL * NSEC_PER_MSEC)
+
 int __init kvt_vcpu_init(void)
 {
 	return kvt_task_work_init();
@@ -506,6 +509,33 @@ static void kvt_schedule(struct kvt_vcpu *v, ktime_t *until)
 }
 
 /*
+ * How much more @v, whose thread is the current one, has run than the sibling that was
+ * the first to sleep here until the window that @v will sleep for.
+ */
+static s64 kvt_ahead_ns(struct kvt_vcpu *v)
+{
+	struct kvt_record *here = this_cpu_ptr(v->vm->cpus);
+	u64 sum_ns = READ_ONCE(current->se.sum_exec_runtime);
+	s64 ahead_ns = 0;
+
+	lockdep_assert_held(&v->lock);
+
+	/* Elsewhere, it had other siblings. */
+	if (v->turn.cpu == smp_processor_id())
+		ahead_ns = v->turn.run_ns + (sum_ns - v->turn.sum_ns) -
+			   here->first.run_ns;
+	ahead_ns = clamp(ahead_ns, -KVT_AHEAD_MOST_NS, KVT_AHEAD_MOST_NS);
+	v->turn.cpu = smp_processor_id();
+	v->turn.run_ns = here->first.run_ns + ahead_ns;
+	v->turn.sum_ns = sum_ns;
+	if (here->first.open_ns == v->window.clock.open_ns)
+		return ahead_ns;
+	here->first.open_ns = v->window.clock.open_ns;
+	here->first.run_ns = v->turn.run_ns;
+	return 0;
+}
+
+/*
  * Sleep until the next run window; the lock is released meanwhile.  @ran tells
  * whether @v comes from the guest.
  *
@@ -521,7 +551,8 @@ static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 	v->sleep.put_off = false;
 	if (ran)
 		v->sleep.after_window = v->window.clock.window;
-	order_ns = kvt_wake_order(v->window.clock.window - v->sleep.after_window);
+	order_ns = kvt_wake_order(v->window.clock.window - v->sleep.after_window,
+				  kvt_ahead_ns(v));
 	kvt_set_opening_mode(v);
 	kvt_start(v, &v->sleep.open_timer, v->window.clock.open_ns + order_ns,
 		  v->sleep.mode);
@@ -561,6 +592,7 @@ static void kvt_adopt(struct kvt_vcpu *v)
 		WRITE_ONCE(v->task, get_task_struct(current));
 		v->busy.from_ns = 0;
 		v->held_from_ns = 0;
+		v->turn.cpu = -1;
 		if (v->state == KVT_WOKEN)
 			WRITE_ONCE(v->state, KVT_CLOSED);
 	}
@@ -873,6 +905,7 @@ static struct kvt_vcpu *kvt_alloc(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	v->vcpu = vcpu;
 	v->id = vcpu->vcpu_id;
 	v->cpu = -1;
+	v->turn.cpu = -1;
 	for (i = 0; i < ARRAY_SIZE(v->turns); i++) {
 		v->turns[i].v = v;
 		init_task_work(&v->turns[i].work, kvt_work);

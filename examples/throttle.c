@@ -318,7 +318,8 @@ static int show_rate(int fd, int vm, uint64_t rate)
 	printf("vCPU %u: dirtied %.0f pages/s in %.3f s, the log had %u; longest stall %.3f ms\n",
 	       vcpu.vcpu_id, dirtied, (vcpu.elapsed_ns - before.elapsed_ns) / 1e9, pages,
 	       vcpu.stall_max_ns / 1e6);
-	return is_near(dirtied, state.dirty_rate, state.dirty_rate * 0.02 + 16);
+	/* At either end, the CPU may have some in a list of its own (Intel's PML). */
+	return is_near(dirtied, state.dirty_rate, state.dirty_rate * 0.02 + 40);
 }
 
 int main(int argc, char **argv)
