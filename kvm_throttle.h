@@ -48,17 +48,17 @@ struct kvt_setting {
  * @cpu: what is said there
  * @idle_ns: start of the last window for which a vCPU was woken while the CPU was
  *	idle.  Without @lock: only that CPU's timers look at it
- * @first: the vCPU that was the first to sleep there before a window.  Without @lock: only
+ * @first: the vCPU that was the first to sleep there after a window.  Without @lock: only
  *	that CPU looks at it, with interrupts off
- * @first.open_ns: start of that window
- * @first.run_ns: its kvt_vcpu::turn.run_ns
+ * @first.window: that window
+ * @first.run_ns: its kvt_vcpu::share.run_ns
  */
 struct kvt_record {
 	raw_spinlock_t lock;	/* protects cpu */
 	struct kvt_cpu cpu;
 	u64 idle_ns;
 	struct {
-		u64 open_ns;
+		u64 window;
 		s64 run_ns;
 	} first;
 };
@@ -232,10 +232,10 @@ struct kvt_turn {
  * @sleep.put_off: @sleep.open_timer has been put off once
  * @sleep.after_window: the window that it last ran in
  *
- * @turn: how it shares a CPU with its siblings
- * @turn.cpu: where it slept last, -1 if its thread didn't yet
- * @turn.run_ns: how long the thread has run there, from an origin that they share
- * @turn.sum_ns: the thread's se.sum_exec_runtime then
+ * @share: how it shares a CPU with its siblings
+ * @share.cpu: where its thread slept for a window last; -1 if it didn't yet
+ * @share.run_ns: how long the thread had run then, from an origin that they share there
+ * @share.ran_ns: what kvt_note_run() took for its run time
  *
  * @busy: what its thread does after a window's end
  * @busy.from_ns: since when the thread's running is charged; 0 if it isn't
@@ -322,8 +322,8 @@ struct kvt_vcpu {
 	struct {
 		int cpu;
 		s64 run_ns;
-		u64 sum_ns;
-	} turn;
+		u64 ran_ns;
+	} share;
 
 	struct {
 		u64 from_ns;

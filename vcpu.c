@@ -30,7 +30,7 @@
  */
 #define KVT_PUT_OFF_NS	(20 * NSEC_PER_USEC)
 
-/* Of what a vCPU has run more, or less, than a sibling no more is remembered. */
+/* The most that is remembered of how far a vCPU is ahead of a sibling, or behind. */
 #define KVT_AHEAD_MOST_NS	(64LL * NSEC_PER_MSEC)
 
 int __init kvt_vcpu_init(void)
@@ -509,29 +509,32 @@ static void kvt_schedule(struct kvt_vcpu *v, ktime_t *until)
 }
 
 /*
- * How much more @v, whose thread is the current one, has run than the sibling that was
- * the first to sleep here until the window that @v will sleep for.
+ * Note how long the current thread, which is that of @v, has run until @now.  Return: how
+ * much more than the sibling that was the first to sleep here after this window.
  */
-static s64 kvt_ahead_ns(struct kvt_vcpu *v)
+static s64 kvt_note_run(struct kvt_vcpu *v, u64 now)
 {
 	struct kvt_record *here = this_cpu_ptr(v->vm->cpus);
-	u64 sum_ns = READ_ONCE(current->se.sum_exec_runtime);
+	/* Beside a difference that is the same for all on this CPU. */
+	u64 ran_ns = now - kvt_off_cpu_ns(v);
 	s64 ahead_ns = 0;
 
 	lockdep_assert_held(&v->lock);
 
+	if (v->setting.own)
+		return 0;
 	/* Elsewhere, it had other siblings. */
-	if (v->turn.cpu == smp_processor_id())
-		ahead_ns = v->turn.run_ns + (sum_ns - v->turn.sum_ns) -
+	if (v->share.cpu == smp_processor_id())
+		ahead_ns = v->share.run_ns + (s64)(ran_ns - v->share.ran_ns) -
 			   here->first.run_ns;
 	ahead_ns = clamp(ahead_ns, -KVT_AHEAD_MOST_NS, KVT_AHEAD_MOST_NS);
-	v->turn.cpu = smp_processor_id();
-	v->turn.run_ns = here->first.run_ns + ahead_ns;
-	v->turn.sum_ns = sum_ns;
-	if (here->first.open_ns == v->window.clock.open_ns)
+	v->share.cpu = smp_processor_id();
+	v->share.run_ns = here->first.run_ns + ahead_ns;
+	v->share.ran_ns = ran_ns;
+	if (here->first.window == v->window.clock.window)
 		return ahead_ns;
-	here->first.open_ns = v->window.clock.open_ns;
-	here->first.run_ns = v->turn.run_ns;
+	here->first.window = v->window.clock.window;
+	here->first.run_ns = v->share.run_ns;
 	return 0;
 }
 
@@ -545,6 +548,7 @@ static s64 kvt_ahead_ns(struct kvt_vcpu *v)
 static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 {
 	u64 before_ns = v->stats.throttled_ns, order_ns;
+	s64 ahead_ns = kvt_note_run(v, now);
 
 	WRITE_ONCE(v->state, KVT_ASLEEP);
 	v->sleep.from_ns = now;
@@ -552,7 +556,7 @@ static void kvt_sleep(struct kvt_vcpu *v, u64 now, bool ran)
 	if (ran)
 		v->sleep.after_window = v->window.clock.window;
 	order_ns = kvt_wake_order(v->window.clock.window - v->sleep.after_window,
-				  kvt_ahead_ns(v));
+				  ahead_ns);
 	kvt_set_opening_mode(v);
 	kvt_start(v, &v->sleep.open_timer, v->window.clock.open_ns + order_ns,
 		  v->sleep.mode);
@@ -592,7 +596,7 @@ static void kvt_adopt(struct kvt_vcpu *v)
 		WRITE_ONCE(v->task, get_task_struct(current));
 		v->busy.from_ns = 0;
 		v->held_from_ns = 0;
-		v->turn.cpu = -1;
+		v->share.cpu = -1;
 		if (v->state == KVT_WOKEN)
 			WRITE_ONCE(v->state, KVT_CLOSED);
 	}
@@ -869,6 +873,7 @@ void kvt_vcpu_apply(struct kvt_vcpu *v, const struct kvt_setting *setting)
 	v->busy.signalled = false;
 	v->held_from_ns = 0;
 	v->sleep.after_window = 0;
+	v->share.cpu = -1;
 
 	/* Its thread looks at the new grid, when it enters or at once. */
 	if (v->state == KVT_ASLEEP)
@@ -905,7 +910,7 @@ static struct kvt_vcpu *kvt_alloc(struct kvt_vm *vm, struct kvm_vcpu *vcpu)
 	v->vcpu = vcpu;
 	v->id = vcpu->vcpu_id;
 	v->cpu = -1;
-	v->turn.cpu = -1;
+	v->share.cpu = -1;
 	for (i = 0; i < ARRAY_SIZE(v->turns); i++) {
 		v->turns[i].v = v;
 		init_task_work(&v->turns[i].work, kvt_work);

@@ -108,7 +108,7 @@ static const struct scene scenes[] = {
 		.goals = { { 20, 0 }, { 50, 0 } },
 	}, {
 		.text = "two a CPU",
-		.nr_vcpus = 8, .vm_points = 0.10, .vcpu_points = 1.0,
+		.nr_vcpus = 8, .vm_points = 0.10, .vcpu_points = 1.5,
 		.goals = { { 50, 0 } },
 	}, {
 		.text = "more than CPUs",
